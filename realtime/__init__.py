@@ -1,0 +1,1 @@
+"""A server for live maps: each viewer sees, now, what is inside their viewport and passes their filter."""

@@ -1,0 +1,54 @@
+"""What the server counts about itself.
+
+Law: counting is adding to a number; nothing here knows how the numbers are shown. Names are those of the metrics,
+without their prefix.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+
+LATENCY_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Histogram:
+    """Counts of observations by upper bound, in seconds."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...] = LATENCY_BOUNDS_S) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)  # the last: beyond every bound
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one observation."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return (upper bound, count up to it), as Prometheus has it."""
+        result, running = [], 0
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            result.append((bound, float(running)))
+        return result
+
+
+class Counters:
+    """All counts of one server."""
+
+    def __init__(self) -> None:
+        self.updates: Counter[str] = Counter()  # accepted, unchanged, stale, rejected
+        self.rejected: Counter[str] = Counter()  # updates and messages by error code
+        self.closed: Counter[int] = Counter()  # connections by close code
+        self.events: Counter[str] = Counter()  # what the connections and the API met, by name
+        self.frames = 0  # deltas written
+        self.frame_bytes = 0
+        self.flush = Histogram()  # age of the oldest change in a delta as it is written
+        self.loop_lag = Histogram()  # how late a timer of the event loop runs
+
+    def count(self, name: str) -> None:
+        """Count an event by name."""
+        self.events[name] += 1

@@ -1,0 +1,424 @@
+"""The reference engine: world, views and outboxes put together.
+
+Two paths and no third. A change of the world: `_match` offers the entity to the sessions that could see the old state
+or can see the new one. A change of what a session may see (view, rights, sample, refresh, resume): `_turn` offers the
+entities on which before and after differ. Both fill the outbox; `drain` empties it into a frame.
+
+Law: between any two calls every entity that is not in a session's outbox is held by its client exactly as V(s) has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+from realtime.engine import Check, Encoding, Settings, Update, Verdict, View
+from realtime.engine.digest import digest_of, format_digest
+from realtime.engine.filters import Filter
+from realtime.engine.reference.frames import Pieces, encode_change, encode_delta, encode_feature, encode_id
+from realtime.engine.reference.outboxes import Entry
+from realtime.engine.reference.views import INFINITE, TAKEN, BoxIndex, Session, reaches, shows
+from realtime.engine.reference.world import State, Tombstone, World
+from realtime.engine.sampling import choose, must_choose
+from realtime.geo import Box, boxes_meet
+
+STATISTICS_INTERVAL_S = 1.0  # `total` and `sampled` are told again at most this often
+FRAME_HEAD_BYTES = 256  # what the members of a delta other than its entities take, at most
+NEAR_DEGREES = 0.5  # an entity that moved less is searched for once, with a box around old and new
+
+
+class ReferenceEngine:
+    """See `realtime.engine.Engine` for the calls."""
+
+    def __init__(self, settings: Settings, node_number: int = 0) -> None:
+        self._settings = settings
+        self._world = World(settings, node_number)
+        self._places = BoxIndex()  # entity numbers -> boxes
+        self._numbers: dict[str, int] = {}  # entity id -> number in the index
+        self._ids: dict[int, str] = {}
+        self._last_number = 0
+        self._viewports = BoxIndex()  # session numbers -> boxes
+        self._followers: dict[str, set[int]] = {}  # entity id -> the sessions whose view names it
+        self._sessions: dict[int, Session] = {}
+        self._last_session = 0
+        self._queue: list[tuple[float, int]] = []  # a heap of (due, session)
+        self._pairs = 0  # (change, session) pairs matched, ever
+
+    # Changes of the world
+
+    def apply(self, batch: Sequence[Update], now: float) -> list[Verdict]:
+        verdicts = []
+        for update in batch:
+            verdict, old, new = self._world.apply(update, now)
+            if old is not new and verdict <= Verdict.UNCHANGED:
+                self._match(old, new, now)
+            verdicts.append(verdict)
+        return verdicts
+
+    def expire(self, now: float) -> list[str]:
+        dead = self._world.expire(now)
+        for state in dead:
+            self._match(state, None, now)
+        return [state.id for state in dead]
+
+    def next_expiry(self) -> float | None:
+        return self._world.next_expiry()
+
+    def _match(self, old: State | None, new: State | None, now: float) -> None:
+        """Offer the entity to the sessions that could see `old` or can see `new`, and keep their counts."""
+        state = new or old
+        assert state is not None
+        id = state.id
+        if new is None:
+            number = self._numbers.pop(id)
+            del self._ids[number]
+            self._places.put(number, ())
+        else:
+            self._places.put(self._number(id), new.geometry.boxes)
+        candidates = self._viewports.meeting(_search_boxes(old, new))
+        candidates |= self._followers.get(id, set())
+        if not candidates:
+            return
+        passed_old: dict[Filter, bool] = {}
+        passed_new: dict[Filter, bool] = {}
+        held = old.wire if old else 0
+        wire = new.wire if new else 0
+        turned: list[Session] = []
+        for number in candidates:
+            session = self._sessions[number]
+            was = old is not None and session.matches(old, passed_old)
+            is_ = new is not None and session.matches(new, passed_new)
+            session.total += is_ - was
+            threshold = session.threshold
+            if threshold is not None:
+                was = was and old is not None and old.key < threshold
+                is_ = is_ and new is not None and new.key < threshold
+            session.shown += is_ - was
+            if must_choose(session.shown, threshold, self._settings.entities_per_view):
+                turned.append(session)
+            if was != is_ or (is_ and wire != held):
+                session.outbox.offer(id, held if was else 0, is_, wire, now)
+            elif id not in session.outbox.leaving:
+                self._owe_statistics(session)
+                continue
+            if new is not None and not is_ and not session.allows(new):
+                session.is_urgent = True
+            self._wake(session)
+        for session in turned:  # at once, not when it is drained: a stalled session's outbox is bounded, too
+            self._turn(session, now)
+        self._pairs += len(candidates)
+
+    def _number(self, id: str) -> int:
+        number = self._numbers.get(id)
+        if number is None:
+            self._last_number = number = self._last_number + 1
+            self._numbers[id] = number
+            self._ids[number] = id
+        return number
+
+    # Changes of what a session may see
+
+    def open(self, principals: Iterable[str], user: str | None, encoding: Encoding) -> int:
+        self._last_session += 1
+        self._sessions[self._last_session] = Session(self._last_session, principals, user, encoding)
+        return self._last_session
+
+    def look(self, session: int, view: View, have: Mapping[str, int] | None, now: float) -> None:
+        self._turn(self._sessions[session], now, view=view, have=have)
+
+    def allow(self, session: int, principals: Iterable[str], now: float) -> None:
+        self._turn(self._sessions[session], now, principals=frozenset(principals) | {"public"})
+
+    def refresh(self, session: int, now: float) -> None:
+        self._turn(self._sessions[session], now, is_reset=True)
+
+    def close(self, session: int) -> None:
+        self._show(self._sessions.pop(session), View())
+
+    def _turn(
+        self,
+        session: Session,
+        now: float,
+        *,
+        view: View | None = None,
+        principals: frozenset[str] | None = None,
+        have: Mapping[str, int] | None = None,
+        is_reset: bool = False,
+    ) -> None:
+        """Change what the session may see, and offer everything on which before and after differ."""
+        held = {} if is_reset or session.reset_is_owed else self._held(session)
+        if principals is not None:
+            session.principals = principals
+        if view is not None:
+            self._show(session, view)
+        if have is not None:
+            session.reset_is_owed, session.may_hold = False, True
+            held = {id: self._believe(session, id, version) for id, version in have.items()}
+        session.reset_is_owed = session.reset_is_owed or is_reset
+        matched = [state for state in self._around(session.view) if session.matches(state)]
+        session.total = len(matched)
+        seen = [state for state in matched if session.samples(state)]
+        if must_choose(len(seen), session.threshold, self._settings.entities_per_view):
+            session.threshold = choose((state.key for state in matched), len(matched), self._settings.entities_per_view)
+            seen = [state for state in matched if session.samples(state)]
+        session.shown = len(seen)
+        session.outbox.refill(held, {state.id: state.wire for state in seen}, now)
+        session.answer_is_owed = True
+        if principals is not None:
+            session.is_urgent = bool(session.outbox.leaving)
+        self._wake(session)
+
+    def _show(self, session: Session, view: View) -> None:
+        """Set the session's view where changes are matched with it."""
+        for id in session.view.ids - view.ids:
+            followers = self._followers[id]
+            followers.discard(session.number)
+            if not followers:
+                del self._followers[id]
+        for id in view.ids:
+            self._followers.setdefault(id, set()).add(session.number)
+        session.view = view
+        self._viewports.put(session.number, view.boxes)
+
+    def _held(self, session: Session) -> dict[str, int]:
+        """Return what the session's client holds: {id: version}, computed from the world and the outbox."""
+        held = {state.id: state.wire for state in self._around(session.view) if session.sees(state)}
+        for entries in (session.outbox.leaving, session.outbox.showing):
+            for id, entry in entries.items():
+                held[id] = entry.held
+        return held
+
+    def _believe(self, session: Session, id: str, version: int) -> int:
+        """Return a version of `have` as an outbox holds it: negative if its content is not known here."""
+        state = self._world.entities.get(id)
+        is_known = state is not None and version in state.known and session.allows(state)
+        return version if is_known else -version
+
+    def _around(self, view: View) -> Iterable[State]:
+        """Return the entities whose box may meet the view's, and those that it names."""
+        entities = self._world.entities
+        numbers = self._places.meeting(view.boxes)
+        numbers.update(self._numbers[id] for id in view.ids & entities.keys())
+        return [entities[self._ids[number]] for number in sorted(numbers)]
+
+    # Flushing
+
+    def _wake(self, session: Session) -> None:
+        """Put the session into the queue for its next flush."""
+        self._queue_for(session, session.last_flush + session.period(self._settings.flush_interval_s))
+
+    def _owe_statistics(self, session: Session) -> None:
+        if session.statistics_sent != (session.total, session.shown) and session.seq:
+            self._queue_for(session, self._statistics_due(session))
+
+    def _statistics_due(self, session: Session) -> float:
+        flush = session.last_flush + session.period(self._settings.flush_interval_s)
+        return max(flush, session.statistics_at + STATISTICS_INTERVAL_S)
+
+    def _queue_for(self, session: Session, due: float) -> None:
+        if due < session.queued_due:
+            session.queued_due = due
+            heappush(self._queue, (due, session.number))
+
+    def take_dirty(self, now: float) -> list[int]:
+        taken = []
+        while self._queue and self._queue[0][0] <= now:
+            due, number = heappop(self._queue)
+            session = self._sessions.get(number)
+            if session is not None and session.queued_due == due:
+                session.queued_due = TAKEN
+                taken.append(number)
+        return taken
+
+    def next_due(self) -> float | None:
+        while self._queue:
+            due, number = self._queue[0]
+            session = self._sessions.get(number)
+            if session is not None and session.queued_due == due:
+                return due
+            heappop(self._queue)
+        return None
+
+    def drain(self, session: int, budget: int, now: float) -> bytes | None:
+        return self._drain(self._sessions[session], budget, now)
+
+    def _drain(self, session: Session, budget: int, now: float) -> bytes | None:
+        session.queued_due = INFINITE
+        outbox = session.outbox
+        pieces = self._take(session, budget - FRAME_HEAD_BYTES)
+        members: dict[str, Any] = {}
+        more = outbox.fills > 0
+        sent = (session.total, session.shown)
+        is_fill_over = session.answer_is_owed and not more
+        if session.reset_is_owed:
+            members["reset"] = True
+        if more:
+            members["more"] = True
+        elif is_fill_over or (sent != session.statistics_sent and now >= session.statistics_at + STATISTICS_INTERVAL_S):
+            members["total"] = session.total
+            members["sampled"] = session.shown / session.total if session.total else 1
+            session.statistics_sent, session.statistics_at = sent, now
+        frame = None
+        if members or session.answer_is_owed or not pieces.is_empty():
+            session.seq += 1
+            if not pieces.is_empty():
+                members["lag_ms"] = round((now - pieces.oldest) * 1000, 1)
+            head: dict[str, Any] = {"seq": session.seq}
+            if session.view.id is not None:
+                head["view"] = session.view.id
+            frame = encode_delta(pieces, head | members, session.encoding)
+            session.last_flush = now
+            session.may_hold = True
+            session.reset_is_owed, session.answer_is_owed = False, more
+        session.is_urgent = session.is_urgent and bool(outbox.leaving)
+        if len(outbox) or session.answer_is_owed:
+            self._wake(session)
+        elif session.seq:
+            self._owe_statistics(session)
+        return frame
+
+    def _take(self, session: Session, budget: int) -> Pieces:
+        """Take entries out of the outbox, leaves first, until the budget is used; at least one."""
+        pieces = Pieces()
+        outbox, encoding = session.outbox, session.encoding
+        taken: list[str] = []
+        for id, entry in outbox.leaving.items():
+            piece = encode_id(id, encoding)
+            if pieces.size + len(piece) > budget and taken:
+                break
+            pieces.leave(self._reason(session, id, entry), piece, entry.since)
+            taken.append(id)
+        for id in taken:
+            outbox.take_leaving(id)
+        if outbox.leaving:
+            return pieces
+        taken.clear()
+        for id, entry in outbox.showing.items():
+            state = self._world.entities[id]
+            assert session.allows(state), "an entity that the session may not see is about to be sent"
+            how, piece = encode_change(state, entry.held, encoding)
+            if pieces.size + len(piece) > budget and not pieces.is_empty():
+                break
+            pieces.add(how, piece, entry.since)
+            taken.append(id)
+        for id in taken:
+            outbox.take_showing(id)
+        return pieces
+
+    def _reason(self, session: Session, id: str, entry: Entry) -> str:
+        """Return why the session does not see an entity that its client holds."""
+        state = self._world.entities.get(id)
+        if state is None:
+            tombstone: Tombstone | None = self._world.tombstones.get(id)
+            may_know = tombstone is not None and (entry.held > 0 or not tombstone.access.isdisjoint(session.principals))
+            return "expired" if tombstone is not None and may_know and tombstone.is_expired else "deleted"
+        if not session.allows(state):
+            return "denied" if entry.held > 0 else "deleted"
+        if abs(entry.held) == state.wire:
+            return "view"
+        return "filtered" if reaches(session.view, state) else "moved"
+
+    # Looking without a session's part
+
+    def check(self, session: int) -> Check | None:
+        one = self._sessions[session]
+        if one.reset_is_owed and one.may_hold:
+            return None
+        count = digest = 0
+        for state in self._around(one.view):
+            if one.outbox.entry(state.id) is None and one.sees(state):
+                count += 1
+                digest ^= state.digest()
+        for entries in (one.outbox.leaving, one.outbox.showing):
+            for id, entry in entries.items():
+                if entry.held:
+                    count += 1
+                    digest ^= digest_of(id, abs(entry.held))
+        return Check(one.seq, count, format_digest(digest), len(one.outbox))
+
+    def search(self, boxes: Sequence[Box], zoom: float, filter: Filter | None) -> list[bytes]:
+        view = View(tuple(boxes), zoom, filter)
+        found = [state for state in self._around(view) if shows(view, state)]
+        return [encode_feature(state) for state in sorted(found, key=lambda state: state.id)]
+
+    def get(self, id: str) -> bytes | None:
+        state = self._world.entities.get(id)
+        return None if state is None else encode_feature(state)
+
+    def explain(self, session: int, id: str) -> dict[str, Any]:
+        one = self._sessions[session]
+        state = self._world.entities.get(id)
+        entry = one.outbox.entry(id)
+        answer: dict[str, Any] = {"entity": id, "exists": state is not None, "pending": entry is not None}
+        if state is None:
+            tombstone = self._world.tombstones.get(id)
+            answer["gone"] = None if tombstone is None else "expired" if tombstone.is_expired else "deleted"
+            answer["held"] = abs(entry.held) if entry else 0
+            return answer
+        view = one.view
+        answer["version"] = state.wire
+        answer["box"] = boxes_meet(state.geometry.boxes, view.boxes)
+        answer["ids"] = id in view.ids
+        answer["min_zoom"] = state.min_zoom <= view.zoom
+        answer["rights"] = one.allows(state)
+        answer["filter"] = view.filter is None or view.filter.passes(id, state.kind or None, state.value)
+        answer["sample"] = one.samples(state)
+        answer["sees"] = one.sees(state)
+        answer["held"] = abs(entry.held) if entry else state.wire if answer["sees"] else 0
+        return answer
+
+    def statistics(self, session: int | None = None) -> dict[str, int | float]:
+        if session is not None:
+            one = self._sessions[session]
+            return {"seq": one.seq, "total": one.total, "shown": one.shown, "outbox": len(one.outbox)}
+        return {
+            "entities": len(self._world.entities),
+            "tombstones": len(self._world.tombstones),
+            "sessions": len(self._sessions),
+            "outbox_entities": sum(len(one.outbox) for one in self._sessions.values()),
+            "pairs": self._pairs,
+        }
+
+    def verify(self) -> None:
+        self._world.verify()
+        assert self._numbers.keys() == self._world.entities.keys(), "the index has other entities than the world"
+        assert {number: id for id, number in self._numbers.items()} == self._ids, "numbers are mixed up"
+        self._places.verify({self._numbers[id]: state.geometry.boxes for id, state in self._world.entities.items()})
+        self._viewports.verify({one.number: one.view.boxes for one in self._sessions.values()})
+        followed: dict[str, set[int]] = {}
+        for one in self._sessions.values():
+            for id in one.view.ids:
+                followed.setdefault(id, set()).add(one.number)
+            self._verify_session(one)
+        assert followed == self._followers, "the followers are not those of the views"
+
+    def _verify_session(self, one: Session) -> None:
+        outbox = one.outbox
+        matched = [state for state in self._world.entities.values() if one.matches(state)]
+        seen = {state.id: state for state in matched if one.samples(state)}
+        assert (one.total, one.shown) == (len(matched), len(seen)), "the counts are not those of the view"
+        assert not outbox.leaving.keys() & outbox.showing.keys(), "an entity stands twice in an outbox"
+        assert not outbox.leaving.keys() & seen.keys(), "an entity leaves that is seen"
+        assert outbox.showing.keys() <= seen.keys(), "an entity shows that is not seen"
+        assert all(entry.held for entry in outbox.leaving.values()), "an entity leaves that is not held"
+        assert all(entry.held != seen[id].wire for id, entry in outbox.showing.items()), "an entry has nothing to say"
+        entries = [*outbox.leaving.values(), *outbox.showing.values()]
+        assert outbox.fills == sum(entry.is_fill for entry in entries), "the fills are miscounted"
+        assert not (one.reset_is_owed and any(entry.held for entry in entries)), "an empty mirror holds something"
+        if len(outbox) or one.answer_is_owed:
+            assert one.queued_due == TAKEN or (one.queued_due, one.number) in self._queue, "a dirty session is not queued"
+
+
+def _search_boxes(old: State | None, new: State | None) -> Sequence[Box]:
+    """Return the boxes at which sessions are to be searched for a change."""
+    before = old.geometry.boxes if old else ()
+    after = new.geometry.boxes if new else ()
+    if before == after:
+        return after
+    if len(before) == len(after) == 1:
+        a, b = before[0], after[0]
+        around = (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
+        if around[2] - around[0] < NEAR_DEGREES and around[3] - around[1] < NEAR_DEGREES:
+            return (around,)
+    return (*before, *after)

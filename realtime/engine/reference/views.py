@@ -1,0 +1,153 @@
+"""Sessions and what they see: the predicates that make V(s), and the R-tree of the viewports.
+
+Law: whether a session sees a state is decided here and only here, from the state, the view, the rights and the sample
+threshold, on doubles; nothing is remembered per entity and session. The R-tree is a sieve that never loses a hit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rtree import index
+
+from realtime.engine import Encoding, View
+from realtime.engine.filters import Filter
+from realtime.engine.reference.outboxes import Outbox
+from realtime.engine.reference.world import State
+from realtime.engine.sampling import Threshold
+from realtime.geo import Box, boxes_meet
+
+INFINITE = float("inf")
+TAKEN = float("-inf")  # as `Session.queued_due`: given to the caller of take_dirty, not yet drained
+
+
+class Session:
+    """One viewer: the view, the rights, the outbox, and what is owed to the client."""
+
+    __slots__ = (
+        "answer_is_owed",
+        "encoding",
+        "is_urgent",
+        "last_flush",
+        "may_hold",
+        "number",
+        "outbox",
+        "principals",
+        "queued_due",
+        "reset_is_owed",
+        "seq",
+        "shown",
+        "statistics_at",
+        "statistics_sent",
+        "threshold",
+        "total",
+        "user",
+        "view",
+    )
+
+    def __init__(self, number: int, principals: Iterable[str], user: str | None, encoding: Encoding) -> None:
+        self.number = number
+        self.user = user
+        self.encoding = encoding
+        self.principals = frozenset(principals) | {"public"}
+        self.view = View()
+        self.threshold: Threshold = None
+        self.total = 0  # entities that the view matches, whatever the sample
+        self.shown = 0  # those below the threshold
+        self.outbox = Outbox()
+        self.seq = 0  # of the last delta
+        self.reset_is_owed = True  # the next delta clears the mirror; so does the first
+        self.may_hold = False  # a delta went out, or a `have` was believed: the client's mirror need not be empty
+        self.answer_is_owed = False  # a view was applied, or `more` was promised
+        self.is_urgent = False  # a right was revoked: max_hz does not delay that
+        self.last_flush = -INFINITE
+        self.queued_due = INFINITE  # when it is to be flushed, as it stands in the queue; TAKEN
+        self.statistics_sent: tuple[int, int] = (-1, -1)  # (total, shown), as the client knows them
+        self.statistics_at = -INFINITE
+
+    def allows(self, state: State) -> bool:
+        """Tell whether the rights allow the entity."""
+        return not state.access.isdisjoint(self.principals)
+
+    def matches(self, state: State, passed: dict[Filter, bool] | None = None) -> bool:
+        """Tell whether the session may see the state, sampled or not. `passed` remembers filters' answers for this state."""
+        return not state.access.isdisjoint(self.principals) and shows(self.view, state, passed)
+
+    def samples(self, state: State) -> bool:
+        """Tell whether the sample includes the entity."""
+        return self.threshold is None or state.key < self.threshold
+
+    def sees(self, state: State) -> bool:
+        """Tell whether the state belongs to V(s)."""
+        return self.samples(state) and self.matches(state)
+
+    def period(self, flush_interval_s: float) -> float:
+        """Return the spacing of its flushes in seconds."""
+        if self.view.max_hz and not self.is_urgent:
+            return max(flush_interval_s, 1 / self.view.max_hz)
+        return flush_interval_s
+
+
+def reaches(view: View, state: State) -> bool:
+    """Tell whether the view shows the place where the entity is, or names it."""
+    return boxes_meet(state.geometry.boxes, view.boxes) or state.id in view.ids
+
+
+def shows(view: View, state: State, passed: dict[Filter, bool] | None = None) -> bool:
+    """Tell whether the view shows the state, whatever the rights and the sample."""
+    if state.min_zoom > view.zoom or not reaches(view, state):
+        return False
+    filter = view.filter
+    if filter is None:
+        return True
+    if passed is None:
+        return filter.passes(state.id, state.kind or None, state.value)
+    answer = passed.get(filter)
+    if answer is None:
+        answer = passed[filter] = filter.passes(state.id, state.kind or None, state.value)
+    return answer
+
+
+class BoxIndex:
+    """An R-tree of boxes: number -> boxes, over the `rtree` package.
+
+    Its `delete` needs the exact box and it takes NaN only to crash later; so the boxes are kept here, and every box
+    comes from `realtime.geo`, which lets none through.
+    """
+
+    def __init__(self) -> None:
+        # Nodes of 16 rather than 100: a box moves eight times as fast.
+        properties = index.Property(leaf_capacity=16, index_capacity=16, fill_factor=0.7)
+        self._tree: Any = index.Index(properties=properties, interleaved=True)
+        self._boxes: dict[int, Sequence[Box]] = {}
+
+    def __len__(self) -> int:
+        return len(self._boxes)
+
+    def put(self, number: int, boxes: Sequence[Box]) -> None:
+        """Set the boxes of a number; none takes it out."""
+        before = self._boxes.get(number, ())
+        if boxes == before:
+            return
+        for box in before:
+            self._tree.delete(number, box)
+        for box in boxes:
+            self._tree.insert(number, box)
+        if boxes:
+            self._boxes[number] = boxes
+        else:
+            del self._boxes[number]
+
+    def meeting(self, boxes: Iterable[Box]) -> set[int]:
+        """Return the numbers with a box that touches one of `boxes`."""
+        found: set[int] = set()
+        for box in boxes:
+            found.update(self._tree.intersection(box))
+        return found
+
+    def verify(self, expected: dict[int, Sequence[Box]]) -> None:
+        """Check that the tree holds exactly `expected`."""
+        assert self._boxes == {number: boxes for number, boxes in expected.items() if boxes}, "the index has other boxes"
+        held = sorted(self._tree.intersection(self._tree.bounds)) if self._boxes else []
+        assert held == sorted(number for number, boxes in self._boxes.items() for _ in boxes), "the tree lost a box"

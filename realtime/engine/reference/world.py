@@ -1,0 +1,339 @@
+"""The world: what is there now, what died lately, and how an update turns the one state into the next.
+
+Law: a `State` is never changed by an update that a client could see; the next one takes its place, so that old and
+new can be matched against the same view. Only what no view can tell apart (seen version, deadline) is set in place.
+The world knows nothing of sessions.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
+
+import msgspec
+
+from realtime.engine import Op, Settings, Update, Verdict
+from realtime.engine.digest import digest_of
+from realtime.engine.sampling import Key, sample_key
+from realtime.geo import Box, Geometry
+from realtime.values import VERSION_MAX, next_version
+
+REMOVED_MAX = 64  # removed properties remembered per entity, for patches
+KNOWN_MAX = 16  # wire versions remembered per entity: which versions of a client's `have` can be believed
+
+_decode = msgspec.json.decode
+
+
+class Property(NamedTuple):
+    """One property: its canonical JSON and the wire version that last changed it."""
+
+    json: bytes
+    version: int
+
+
+class State:
+    """One state of an entity, as the world knows it."""
+
+    __slots__ = (
+        "access",
+        "by_publisher",
+        "deadline",
+        "enters",
+        "fingerprint",
+        "geometry",
+        "geometry_version",
+        "id",
+        "key",
+        "kind",
+        "known",
+        "min_zoom",
+        "move_since",
+        "moves",
+        "patches",
+        "properties",
+        "rank",
+        "removed",
+        "seen",
+        "since",
+        "ttl",
+        "wire",
+    )
+
+    id: str
+    seen: int  # the newest accepted version
+    wire: int  # the version of the last change that a client could see
+    by_publisher: bool  # whether the publisher counts this entity's versions
+    since: int  # the oldest wire version from which a patch can be told: of its birth, the last change of kind, …
+    move_since: int  # the oldest wire version since which only the coordinates of a Point changed
+    known: deque[int]  # the last wire versions; shared by the states of one life
+    kind: str
+    geometry: Geometry
+    geometry_version: int  # the wire version that last changed it
+    properties: dict[str, Property]  # shared with the next state where nothing changed
+    removed: dict[str, int]  # removed property -> the version that removed it, oldest first
+    min_zoom: float
+    rank: float
+    key: Key  # for sampling
+    access: frozenset[str]
+    ttl: float  # seconds; 0: none
+    deadline: float  # seconds since the Unix epoch; infinite: none
+    # Written by the frames, at most once per wire version and encoding.
+    enters: list[bytes | None]
+    moves: list[bytes | None]
+    patches: dict[tuple[int, int], bytes]  # (encoding, held version) -> bytes
+    fingerprint: int  # of id and wire version, in the digest; -1: not yet computed
+
+    def value(self, name: str) -> Any:
+        """Return a property's value for a filter; None where it is missing."""
+        found = self.properties.get(name)
+        return None if found is None else _decode(found.json)
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """The boxes that it is matched by."""
+        return self.geometry.boxes
+
+    def digest(self) -> int:
+        """Return its part of a mirror's digest."""
+        if self.fingerprint < 0:
+            self.fingerprint = digest_of(self.id, self.wire)
+        return self.fingerprint
+
+
+class Tombstone(NamedTuple):
+    """What is remembered of a dead entity."""
+
+    seen: int
+    by_publisher: bool
+    is_expired: bool  # it was not deleted
+    died: float
+    access: frozenset[str]  # who could see it: nobody else may learn that it was there
+
+
+class Change(NamedTuple):
+    """What an update made of the world. `old` and `new` are one object where no view can tell them apart."""
+
+    verdict: Verdict
+    old: State | None = None
+    new: State | None = None
+
+
+class World:
+    """Entities by id, tombstones by id, oldest death first, and the deadlines to come."""
+
+    def __init__(self, settings: Settings, node_number: int) -> None:
+        self._settings = settings
+        self._node_number = node_number
+        self.entities: dict[str, State] = {}
+        self.tombstones: OrderedDict[str, Tombstone] = OrderedDict()
+        self._deadlines: list[tuple[float, str]] = []  # a heap; an entity stands in it at or before its deadline
+        self._queued: dict[str, float] = {}  # id -> the earliest time at which it stands in the heap
+
+    def apply(self, update: Update, now: float) -> Change:
+        """Apply one update."""
+        old = self.entities.get(update.id)
+        before: State | Tombstone | None = old if old is not None else self.tombstones.get(update.id)
+        seen = 0 if before is None else before.seen
+        version, by_publisher = update.version, True
+        if version:
+            if version <= seen:
+                return Change(Verdict.STALE, old, old)
+        elif before is not None and before.by_publisher:
+            version = seen + 1
+        else:
+            version, by_publisher = next_version(seen, now, self._node_number), False
+        if version > VERSION_MAX:
+            return Change(Verdict.NO_VERSION_LEFT, old, old)
+        if update.op is Op.DELETE:
+            access = old.access if old else before.access if isinstance(before, Tombstone) else frozenset(("public",))
+            self._bury(update.id, Tombstone(version, by_publisher, False, now, access))
+            return Change(Verdict.ACCEPTED, old, None)
+        if old is None:
+            if update.op is not Op.UPSERT:
+                return Change(Verdict.UNKNOWN_ENTITY)
+            change = self._create(update, version)
+        else:
+            change = self._alter(old, update, version)
+        state = change.new
+        if change.verdict <= Verdict.UNCHANGED and state is not None:
+            state.seen, state.by_publisher = version, by_publisher
+            self.entities[update.id] = state
+            self.tombstones.pop(update.id, None)
+            self._schedule(state, now)
+        return change
+
+    def _create(self, update: Update, version: int) -> Change:
+        state = State()
+        state.id = update.id
+        state.wire = state.since = state.move_since = state.geometry_version = version
+        state.known = deque((version,), KNOWN_MAX)
+        state.kind = update.kind or ""
+        assert update.geometry is not None and update.properties is not None
+        state.geometry = update.geometry
+        state.properties = {name: Property(json, version) for name, json in update.properties.items() if json is not None}
+        state.removed = {}
+        state.min_zoom = state.rank = state.ttl = 0.0
+        _set_unseen(state, update)
+        _clear_frames(state)
+        return Change(self._too_big(state) or Verdict.ACCEPTED, None, state)
+
+    def _alter(self, old: State, update: Update, version: int) -> Change:
+        kind = old.kind if update.kind is None else update.kind
+        geometry = old.geometry if update.geometry is None else update.geometry
+        properties, removed, dropped = _changed_properties(old, update, version)
+        if kind == old.kind and geometry.json == old.geometry.json and properties is old.properties:
+            return Change(Verdict.UNCHANGED, old, _unchanged(old, update))
+        state = _copy(old)
+        _clear_frames(state)
+        state.wire = version
+        state.properties, state.removed = properties, removed
+        state.since = max(old.since, dropped)
+        if kind != old.kind:
+            state.kind, state.since = kind, version
+        if geometry.json != old.geometry.json:
+            state.geometry, state.geometry_version = geometry, version
+        if properties is not old.properties or not (geometry.is_point and old.geometry.is_point):
+            state.move_since = version
+        _set_unseen(state, update)
+        refused = self._too_big(state) if properties is not old.properties or update.geometry is not None else None
+        if refused is not None:
+            return Change(refused, old, old)
+        state.known.append(version)
+        return Change(Verdict.ACCEPTED, old, state)
+
+    def _too_big(self, state: State) -> Verdict | None:
+        if len(state.properties) > self._settings.entity_properties:
+            return Verdict.TOO_MANY_PROPERTIES
+        size = len(state.geometry.json) + sum(len(name) + len(p.json) for name, p in state.properties.items())
+        return Verdict.TOO_MANY_BYTES if size > self._settings.entity_bytes else None
+
+    def _bury(self, id: str, tombstone: Tombstone) -> None:
+        self.entities.pop(id, None)
+        self.tombstones.pop(id, None)
+        self.tombstones[id] = tombstone
+        while len(self.tombstones) > self._settings.tombstones_max:
+            self.tombstones.popitem(last=False)
+
+    def _schedule(self, state: State, now: float) -> None:
+        state.deadline = now + state.ttl if state.ttl else float("inf")
+        if state.deadline < self._queued.get(state.id, float("inf")):
+            self._queued[state.id] = state.deadline
+            heappush(self._deadlines, (state.deadline, state.id))
+
+    def expire(self, now: float) -> list[State]:
+        """Bury the entities whose deadline has come, forget the tombstones that are old; return the dead, by deadline."""
+        dead = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            due, id = heappop(self._deadlines)
+            if self._queued.get(id) != due:
+                continue
+            del self._queued[id]
+            state = self.entities.get(id)
+            if state is None or state.deadline == float("inf"):
+                continue
+            if state.deadline > now:
+                self._queued[id] = state.deadline
+                heappush(self._deadlines, (state.deadline, id))
+                continue
+            dead.append(state)
+        dead.sort(key=lambda state: (state.deadline, state.id))
+        for state in dead:
+            self._bury(state.id, Tombstone(state.seen, state.by_publisher, True, now, state.access))
+        while self.tombstones:
+            id, oldest = next(iter(self.tombstones.items()))
+            if oldest.died + self._settings.tombstone_s > now:
+                break
+            del self.tombstones[id]
+        return dead
+
+    def next_expiry(self) -> float | None:
+        """Return when `expire` will have something to do."""
+        times = [self._deadlines[0][0]] if self._deadlines else []
+        if self.tombstones:
+            times.append(next(iter(self.tombstones.values())).died + self._settings.tombstone_s)
+        return min(times, default=None)
+
+    def verify(self) -> None:
+        """Check what must hold between the fields."""
+        for id, state in self.entities.items():
+            assert state.id == id and id not in self.tombstones, f"{id}: dead and alive"
+            assert state.since <= state.wire <= state.seen, f"{id}: versions out of order"
+            assert state.known[-1] == state.wire, f"{id}: its own version is not known"
+            assert len(state.removed) <= REMOVED_MAX, f"{id}: remembers too much"
+            newest = max([state.geometry_version, state.move_since, *(p.version for p in state.properties.values()), *state.removed.values()])
+            assert newest <= state.wire, f"{id}: changed after its wire version"
+            assert state.deadline == float("inf") or self._queued.get(id, float("inf")) <= state.deadline, f"{id}: would never expire"
+        died = [tombstone.died for tombstone in self.tombstones.values()]
+        assert died == sorted(died), "tombstones out of order"
+        assert len(died) <= self._settings.tombstones_max, "too many tombstones"
+
+
+def _changed_properties(old: State, update: Update, version: int) -> tuple[dict[str, Property], dict[str, int], int]:
+    """Return properties and removed ones after the update, and the version of the last removal that was forgotten.
+
+    Both dicts are the old ones themselves where nothing changed.
+    """
+    named = update.properties
+    if named is None:
+        return old.properties, old.removed, 0
+    changed = {}
+    for name, json in named.items():
+        before = old.properties.get(name)
+        if json is not None and (before is None or before.json != json):
+            changed[name] = Property(json, version)
+    gone = [name for name in (old.properties if update.op is Op.UPSERT else named) if name in old.properties and named.get(name) is None]
+    if not changed and not gone:
+        return old.properties, old.removed, 0
+    properties = old.properties | changed
+    removed = {name: removal for name, removal in old.removed.items() if name not in changed}
+    for name in gone:
+        del properties[name]
+        removed[name] = version
+    dropped = 0
+    while len(removed) > REMOVED_MAX:
+        name = next(iter(removed))
+        dropped = max(dropped, removed.pop(name))
+    return properties, removed, dropped
+
+
+def _set_unseen(state: State, update: Update) -> None:
+    """Set what no client sees from what the update names."""
+    if update.min_zoom is not None:
+        state.min_zoom = update.min_zoom
+    if update.rank is not None:
+        state.rank = update.rank
+        state.key = sample_key(state.rank, state.id)
+    if update.access is not None:
+        state.access = update.access
+    if update.ttl is not None:
+        state.ttl = update.ttl
+
+
+def _unchanged(old: State, update: Update) -> State:
+    """Return the next state after an update that no client sees: `old` itself unless a view may tell them apart."""
+    if update.ttl is not None:
+        old.ttl = update.ttl
+    if (
+        (update.min_zoom is None or update.min_zoom == old.min_zoom)
+        and (update.rank is None or update.rank == old.rank)
+        and (update.access is None or update.access == old.access)
+    ):
+        return old
+    state = _copy(old)
+    _set_unseen(state, update)
+    return state
+
+
+def _copy(old: State) -> State:
+    state = State()
+    for name in State.__slots__:
+        setattr(state, name, getattr(old, name))
+    return state
+
+
+def _clear_frames(state: State) -> None:
+    state.enters = [None, None]
+    state.moves = [None, None]
+    state.patches = {}
+    state.fingerprint = -1

@@ -1,0 +1,1 @@
+"""The edge: sockets, messages, flushing, the HTTP API."""

@@ -1,0 +1,431 @@
+"""The state behind one connection: what its messages mean, and what is sent in which lane.
+
+Law: a message that is refused costs one `error` and changes nothing. Control messages are answered at once, in order;
+views, refreshes and checks wait for their turn, of which each kind has `views_per_s`, and only the newest of a kind
+waits. Deltas and checks go out only while the socket takes data; until then what they would say stays in the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from realtime import messages
+from realtime.engine import Encoding
+from realtime.engine import View as EngineView
+from realtime.engine.filters import parse_filter
+from realtime.errors import CloseCode, ErrorCode, Refused
+from realtime.gateway.flush import Flusher
+from realtime.gateway.identity import Denied, Identified, Identity
+from realtime.geo import view_boxes
+from realtime.messages import (
+    CheckRequest,
+    ClientMessage,
+    Identify,
+    JobsShown,
+    Ping,
+    Publish,
+    Refresh,
+    Subscribe,
+    Unsubscribe,
+    View,
+)
+from realtime.node import Node
+from realtime.values import VERSION_MAX, parse_id
+
+
+class Wire(Protocol):
+    """The connection, as the session uses it: see `realtime.gateway.websocket`."""
+
+    is_text: bool
+    is_paused: bool
+    peer: str
+    message_bytes_max: int
+
+    def send_control(self, data: bytes) -> None:
+        """Queue bytes in the control lane."""
+
+    def send_state(self, data: bytes) -> None:
+        """Write bytes of the state lane; only while not paused."""
+
+    def close(self, code: CloseCode, reason: str = "") -> None:
+        """Close with a handshake, and cut the socket if that takes too long."""
+
+    def identified(self) -> None:
+        """The first message came: the identify timeout is over."""
+
+    def hold_reading(self, is_held: bool) -> None:
+        """Read nothing more until told otherwise."""
+
+
+class Gate:
+    """What all sessions of a server share."""
+
+    def __init__(self, node: Node, flusher: Flusher, identity: Identity) -> None:
+        self.node = node
+        self.flusher = flusher
+        self.identity = identity
+        self.sessions: dict[str, Session] = {}  # those that have identified themselves
+        self.tasks: set[asyncio.Task[None]] = set()  # publishing on behalf of sessions
+
+    def new_session(self) -> Session:
+        """Return the handler of a new connection."""
+        return Session(self)
+
+
+class Turn:
+    """One kind of request: the newest one waits until `1/views_per_s` after the last one was performed."""
+
+    __slots__ = ("_interval_s", "_is_pending", "_last", "_timer", "is_due")
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._last = float("-inf")
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_pending = False
+        self.is_due = False  # a request waits and its turn has come
+
+    def ask(self, ready: Callable[[], None]) -> None:
+        """Note a request; `ready` is called once its turn has come."""
+        if self._is_pending:
+            return
+        self._is_pending = True
+        loop = asyncio.get_running_loop()
+        wait = self._last + self._interval_s - loop.time()
+        if wait > 0:
+            self._timer = loop.call_later(wait, self._come, ready)
+        else:
+            self._come(ready)
+
+    def _come(self, ready: Callable[[], None]) -> None:
+        self.is_due = True
+        ready()
+
+    def done(self) -> None:
+        """The request was performed."""
+        self._is_pending = self.is_due = False
+        self._last = asyncio.get_running_loop().time()
+
+    def cancel(self) -> None:
+        """Forget the request."""
+        self._is_pending = self.is_due = False
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class Session:
+    """See above. Made with its connection; becomes a session of the engine when it is identified."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._node = gate.node
+        self._limits = gate.node.config.limits
+        self.name = secrets.token_hex(8)
+        self.number = 0  # of the engine's session; 0: not identified
+        self.client: str | None = None
+        self.who = Identified()
+        self._wire: Wire | None = None
+        self._tokens = float(self._limits.messages_burst)  # of the rate limit's bucket
+        self._tokens_at = time.monotonic()
+        self._has_looked = False  # a first view was accepted: `have` is an error from now on
+        self._view: EngineView | None = None  # accepted, waits for its turn
+        self._have: dict[str, int] | None = None  # believed, goes with the next view that is applied
+        turn_s = 1 / self._limits.views_per_s
+        self._look, self._refresh, self._check = Turn(turn_s), Turn(turn_s), Turn(turn_s)
+        self._pong: bytes | None = None  # the newest, waits for the socket
+        self._is_taken = False  # the engine gave it out while the socket was paused
+        self._publishing: asyncio.Task[None] | None = None
+        self._inbox: list[str | bytes] = []  # came while a publish was applied
+
+    # The connection's side
+
+    def on_open(self, connection: Wire) -> None:
+        self._wire = connection
+        if self._gate.identity.allows_anonymous:
+            connection.message_bytes_max = self._limits.message_bytes
+
+    def on_message(self, data: str | bytes) -> None:
+        if self._publishing is not None:
+            self._inbox.append(data)
+            return
+        wire = self._wire
+        if wire is None:
+            return
+        if not self._has_token():
+            wire.close(CloseCode.RATE_LIMITED, "more messages than messages_per_s")
+            return
+        try:
+            value = messages.decode_object(data)
+        except messages.Undecodable as error:
+            wire.close(CloseCode.UNDECODABLE, str(error))
+            return
+        try:
+            message = messages.to_message(value)
+            if self.number == 0:
+                self._identify(message if isinstance(message, Identify) else Identify())
+                if isinstance(message, Identify):
+                    return
+            if self.number:
+                self._on[type(message)](self, message, value)
+        except Refused as refused:
+            self._refuse(refused, messages.reference_of(value))
+
+    def on_writable(self) -> None:
+        wire = self._wire
+        if wire is None:
+            return
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            wire.send_control(pong)
+        if self._is_taken:
+            self._is_taken = False
+            self._gate.flusher.resume(self.number)
+        if self._check.is_due:
+            self._gate.flusher.ask(self)
+
+    def on_close(self, code: int) -> None:
+        self._node.counters.closed[code] += 1
+        self._wire = None
+        self._inbox.clear()
+        for turn in (self._look, self._refresh, self._check):
+            turn.cancel()
+        if self.number:
+            self._gate.flusher.remove(self.number)
+            self._gate.sessions.pop(self.name, None)
+            self._node.engine.close(self.number)
+            self.number = 0
+
+    def _has_token(self) -> bool:
+        """Take one token of the bucket that `messages_per_s` fills up to `messages_burst`."""
+        now = time.monotonic()
+        filled = self._tokens + (now - self._tokens_at) * self._limits.messages_per_s
+        self._tokens, self._tokens_at = min(filled, self._limits.messages_burst), now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    # Control lane
+
+    def send(self, message: messages.ServerMessage) -> None:
+        """Send a message in the control lane."""
+        if self._wire is not None:
+            self._wire.send_control(messages.encode(message, self._wire.is_text))
+
+    def close(self, code: CloseCode, reason: str = "") -> None:
+        """Close the connection."""
+        if self._wire is not None:
+            self._wire.close(code, reason)
+
+    def fail(self) -> None:
+        """End the session: serving it raised."""
+        self.close(CloseCode.BUG, "internal error")
+
+    @property
+    def peer(self) -> str:
+        """The address of the client."""
+        return "" if self._wire is None else self._wire.peer
+
+    def _refuse(self, refused: Refused, reference: str | int | None) -> None:
+        self._node.counters.rejected[refused.code] += 1
+        error = messages.Error(refused.code, refused.message)
+        self.send(error if reference is None else messages.Error(refused.code, refused.message, reference))
+
+    def _identify(self, message: Identify) -> None:
+        wire = self._wire
+        assert wire is not None
+        try:
+            self.who = self._gate.identity.identify(message.token)
+        except Denied as denied:
+            self._node.counters.count("identify_denied")
+            wire.close(denied.code, "not identified")
+            return
+        self.client = message.client
+        wire.message_bytes_max = self._limits.message_bytes
+        wire.identified()
+        encoding = Encoding.JSON if wire.is_text else Encoding.MSGPACK
+        self.number = self._node.engine.open(self.who.principals, self.who.user, encoding)
+        self._gate.sessions[self.name] = self
+        self._gate.flusher.add(self.number, self)
+        limits = self._limits
+        self.send(
+            messages.Welcome(
+                protocol=messages.PROTOCOL,
+                session=self.name,
+                user=self.who.user,
+                node=self._node.name,
+                epoch=self._node.epoch,
+                world=self._node.world,
+                limits=messages.WelcomeLimits(
+                    limits.message_bytes, limits.have_entities, limits.views_per_s, limits.entities_per_view
+                ),
+            )
+        )
+
+    # Messages
+
+    def _on_identify(self, message: Identify, value: dict[str, Any]) -> None:
+        raise Refused(ErrorCode.UNSUPPORTED, "identify: refreshing a token is not supported yet")
+
+    def _on_unsupported(self, message: Subscribe | Unsubscribe | JobsShown, value: dict[str, Any]) -> None:
+        raise Refused(ErrorCode.UNSUPPORTED, f"{value['type']}: not supported yet")
+
+    def _on_ping(self, message: Ping, value: dict[str, Any]) -> None:
+        wire = self._wire
+        assert wire is not None
+        pong = messages.encode(messages.Pong(message.t), wire.is_text)
+        if wire.is_paused:
+            self._pong = pong
+        else:
+            wire.send_control(pong)
+
+    def _on_view(self, message: View, value: dict[str, Any]) -> None:
+        if message.last:
+            value = self._stored_view(value)
+            message = msgspec.convert(value, View)
+        if message.have is not None and self._has_looked:
+            raise Refused(ErrorCode.BAD_VIEW, "have: only the first view of a connection may have it")
+        view, have = self._parse_view(message), self._parse_have(message)
+        if not self._has_looked:
+            self._has_looked = True
+            self._have = have
+        if self.who.user is not None:
+            self._node.keep_view(self.who.user, value)
+        self._view = view
+        self._look.ask(self._ready)
+
+    def _stored_view(self, value: dict[str, Any]) -> dict[str, Any]:
+        """Return the user's stored view with what this message says of itself."""
+        stored = None if self.who.user is None else self._node.kept_view(self.who.user)
+        if stored is None:
+            raise Refused(ErrorCode.UNAVAILABLE, "last: no view of this user is stored")
+        return stored | {name: value[name] for name in ("id", "have", "world", "away_ms") if name in value}
+
+    def _parse_view(self, message: View) -> EngineView:
+        if message.bbox is messages.UNSET:
+            raise Refused(ErrorCode.BAD_VIEW, "bbox: required; null shows nothing")
+        boxes = view_boxes(message.bbox)
+        ids: frozenset[str] = frozenset()
+        if message.ids is not None:
+            count_max = self._limits.ids_per_view
+            if not isinstance(message.ids, list) or len(message.ids) > count_max:
+                raise Refused(ErrorCode.BAD_VIEW, f"ids: an array of at most {count_max} ids is expected")
+            ids = frozenset(_view_id(id) for id in message.ids)
+        filter = None if message.filter is None else parse_filter(message.filter, self.who.user, self._limits)
+        return EngineView(boxes, message.zoom, filter, ids, message.max_hz or 0.0, message.id)
+
+    def _parse_have(self, message: View) -> dict[str, int] | None:
+        """Return what the client holds, if that can be believed: of this world, and not away for too long."""
+        if message.have is None:
+            return None
+        if len(message.have) > self._limits.have_entities:
+            raise Refused(ErrorCode.TOO_BIG, f"have: at most {self._limits.have_entities} entities are allowed")
+        for id, version in message.have.items():
+            _view_id(id)
+            if not 1 <= version <= VERSION_MAX:
+                raise Refused(ErrorCode.BAD_VIEW, f"have: versions from 1 to {VERSION_MAX} are expected")
+        is_ours = message.world == self._node.world and message.away_ms is not None
+        is_fresh = message.away_ms is not None and message.away_ms < self._limits.tombstone_s * 1000
+        return message.have if is_ours and is_fresh else None
+
+    def _on_refresh(self, message: Refresh, value: dict[str, Any]) -> None:
+        self._refresh.ask(self._ready)
+
+    def _on_check(self, message: CheckRequest, value: dict[str, Any]) -> None:
+        self._check.ask(self._ready)
+
+    def _on_publish(self, message: Publish, value: dict[str, Any]) -> None:
+        if self.who.may_publish is None:
+            raise Refused(ErrorCode.FORBIDDEN, "publish: this session may not")
+        assert self._wire is not None
+        self._wire.hold_reading(True)
+        self._publishing = asyncio.get_running_loop().create_task(self._publish(message, self.who.may_publish))
+        self._gate.tasks.add(self._publishing)
+        self._publishing.add_done_callback(self._gate.tasks.discard)
+
+    async def _publish(self, message: Publish, allows: Callable[[str], bool]) -> None:
+        """Apply a batch in slices; what the client sends meanwhile waits, so that its messages keep their order."""
+        result = await self._node.publish_sliced(message.updates, allows)
+        ack = messages.Ack(
+            result.accepted,
+            result.unchanged,
+            result.stale,
+            result.rejected,
+            result.rejected_total,
+            messages.UNSET if message.id is None else message.id,
+        )
+        self.send(ack)
+        self._publishing = None
+        while self._inbox and self._publishing is None:
+            self.on_message(self._inbox.pop(0))
+        if self._publishing is None and self._wire is not None:
+            self._wire.hold_reading(False)
+
+    _on: Mapping[type[ClientMessage], Callable[[Session, Any, dict[str, Any]], None]] = {
+        Identify: _on_identify,
+        View: _on_view,
+        Refresh: _on_refresh,
+        CheckRequest: _on_check,
+        Publish: _on_publish,
+        Subscribe: _on_unsupported,
+        Unsubscribe: _on_unsupported,
+        JobsShown: _on_unsupported,
+        Ping: _on_ping,
+    }
+
+    # State lane
+
+    def _ready(self) -> None:
+        self._gate.flusher.ask(self)
+
+    def perform(self, now: float) -> None:
+        """Apply the view, refresh and check whose turn has come."""
+        engine = self._node.engine
+        if self.number == 0:
+            return
+        if self._look.is_due and self._view is not None:
+            view, have, self._view, self._have = self._view, self._have, None, None
+            self._look.done()
+            engine.look(self.number, view, have, now)
+        if self._refresh.is_due:
+            self._refresh.done()
+            engine.refresh(self.number, now)
+        self._send_check()
+        self._gate.flusher.wake()
+
+    def flush(self, now: float) -> None:
+        """Write the next delta; while the socket takes none, it waits in the outbox."""
+        wire = self._wire
+        if wire is None or self.number == 0:
+            return
+        if wire.is_paused:
+            self._is_taken = True
+            return
+        frame = self._node.engine.drain(self.number, self._limits.frame_bytes, now)
+        if frame is not None:
+            self._node.counters.frames += 1
+            self._node.counters.frame_bytes += len(frame)
+            wire.send_state(frame)
+        self._send_check()
+
+    def _send_check(self) -> None:
+        """Answer a check whose turn has come, right behind the deltas that went out."""
+        wire = self._wire
+        if wire is None or wire.is_paused or not self._check.is_due:
+            return
+        check = self._node.engine.check(self.number)
+        if check is not None:
+            self._check.done()
+            wire.send_state(messages.encode(messages.Check(*check), wire.is_text))
+
+
+def _view_id(value: object) -> str:
+    try:
+        return parse_id(value, "ids")
+    except Refused as refused:
+        raise Refused(ErrorCode.BAD_VIEW, refused.message) from None

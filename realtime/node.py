@@ -1,0 +1,208 @@
+"""One node: the world it serves, and the one path by which updates get into it.
+
+Law: every update, wherever it comes from, passes `Node._apply`: decoded, applied, counted, and then whoever flushes
+is told. A node's time never falls: it is the wall clock at the start plus what a monotonic clock counted since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from msgspec import Struct, field
+
+from realtime.config import Config
+from realtime.counters import Counters
+from realtime.engine import Engine, Settings, Update, Verdict
+from realtime.engine.reference import ReferenceEngine
+from realtime.errors import ErrorCode, Refused
+from realtime.messages import Rejected
+from realtime.updates import UpdateParser
+
+REJECTED_MAX = 1000  # refusals that a result names; the others are counted
+VIEWS_MAX = 100_000  # users whose last view is kept
+SLICE_S = 0.005  # of a loop turn, for applying batches
+SLICE_UPDATES = 16  # between two looks at the clock
+
+
+class Result(Struct):
+    """What became of a batch. `rejected` names the first 1,000."""
+
+    accepted: int = 0
+    unchanged: int = 0
+    stale: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+    rejected_total: int = 0
+
+    def reject(self, index: int, refused: Refused) -> None:
+        """Note a refusal."""
+        self.rejected_total += 1
+        if len(self.rejected) < REJECTED_MAX:
+            self.rejected.append(Rejected(index, refused.code, refused.message))
+
+
+class Node:
+    """World, publish path and time of one server process."""
+
+    def __init__(self, config: Config, counters: Counters) -> None:
+        limits = config.limits
+        self.config = config
+        self.counters = counters
+        self.number = 0
+        self.name = f"node-{self.number}"
+        self.epoch = secrets.token_hex(8)
+        self.world = secrets.token_hex(8)
+        self.engine: Engine = ReferenceEngine(
+            Settings(
+                entities_per_view=limits.entities_per_view,
+                entity_bytes=limits.entity_bytes,
+                entity_properties=limits.entity_properties,
+                flush_interval_s=limits.flush_interval_ms / 1000,
+                tombstone_s=limits.tombstone_s,
+                tombstones_max=limits.tombstones_max,
+            ),
+            self.number,
+        )
+        self.engine_kind = "reference"
+        self.on_change: Callable[[], None] = _nothing  # called after every change of the world or of a session
+        self._parser = UpdateParser(limits, config.publish)
+        self._offset = time.time() - time.monotonic()
+        self._slice = asyncio.Lock()  # whoever holds it may apply; one slice in a loop turn
+        self._expiry: asyncio.TimerHandle | None = None
+        self._views: OrderedDict[str, dict[str, Any]] = OrderedDict()  # user -> the last view message
+
+    def now(self) -> float:
+        """Return the node's time in seconds since the Unix epoch."""
+        return time.monotonic() + self._offset
+
+    def keep_view(self, user: str, view: dict[str, Any]) -> None:
+        """Keep the user's newest view message for `last`; the views longest kept are forgotten first."""
+        self._views.pop(user, None)
+        self._views[user] = {name: view[name] for name in ("type", "bbox", "zoom", "filter", "ids", "max_hz") if name in view}
+        while len(self._views) > VIEWS_MAX:
+            self._views.popitem(last=False)
+
+    def kept_view(self, user: str) -> dict[str, Any] | None:
+        """Return the user's newest view message."""
+        return self._views.get(user)
+
+    # Publishing
+
+    def publish(self, updates: Iterable[Any], allows: Callable[[str], bool] | None = None) -> Result:
+        """Apply updates at once. `allows`, given an id, says whether the publisher may; an item may be a `Refused`."""
+        result = Result()
+        self._apply(list(updates), 0, result, allows)
+        return result
+
+    async def publish_sliced(
+        self,
+        updates: Iterable[Any] | AsyncIterator[Iterable[Any]],
+        allows: Callable[[str], bool] | None = None,
+    ) -> Result:
+        """Apply updates in slices of at most 5 ms of a loop turn, whatever else is being published meanwhile."""
+        result = Result()
+        index = 0
+        if isinstance(updates, AsyncIterator):
+            async for piece in updates:
+                index = await self._apply_sliced(iter(piece), index, result, allows)
+        else:
+            await self._apply_sliced(iter(updates), 0, result, allows)
+        return result
+
+    async def _apply_sliced(self, updates: Any, index: int, result: Result, allows: Callable[[str], bool] | None) -> int:
+        is_over = False
+        while not is_over:
+            async with self._slice:
+                stop = time.perf_counter() + SLICE_S
+                while not is_over and time.perf_counter() < stop:
+                    batch = list(islice(updates, SLICE_UPDATES))
+                    is_over = len(batch) < SLICE_UPDATES
+                    self._apply(batch, index, result, allows)
+                    index += len(batch)
+                await asyncio.sleep(0)  # within the lock: the next slice, whoever's it is, waits for the next turn
+        return index
+
+    def _apply(self, items: Sequence[Any], first: int, result: Result, allows: Callable[[str], bool] | None) -> None:
+        batch: list[Update] = []
+        places: list[int] = []
+        refused_before = result.rejected_total
+        for place, item in enumerate(items, first):
+            try:
+                if isinstance(item, Refused):
+                    raise item
+                update = self._parser.parse(item)
+                if allows is not None and not allows(update.id):
+                    raise Refused(ErrorCode.FORBIDDEN, "id: this session may not publish it")
+            except Refused as refused:
+                self._reject(result, place, refused)
+            else:
+                batch.append(update)
+                places.append(place)
+        counts = [0, 0, 0]
+        for place, verdict in zip(places, self.engine.apply(batch, self.now()), strict=True):
+            if verdict <= Verdict.STALE:
+                counts[verdict] += 1
+            else:
+                self._reject(result, place, _refusal(verdict, self.config))
+        result.accepted += counts[Verdict.ACCEPTED]
+        result.unchanged += counts[Verdict.UNCHANGED]
+        result.stale += counts[Verdict.STALE]
+        updates = self.counters.updates
+        updates["accepted"] += counts[Verdict.ACCEPTED]
+        updates["unchanged"] += counts[Verdict.UNCHANGED]
+        updates["stale"] += counts[Verdict.STALE]
+        updates["rejected"] += result.rejected_total - refused_before
+        self.on_change()
+        self._schedule_expiry()
+
+    def _reject(self, result: Result, place: int, refused: Refused) -> None:
+        result.reject(place, refused)
+        self.counters.rejected[refused.code] += 1
+
+    # Expiry
+
+    def _schedule_expiry(self) -> None:
+        """Set the timer for the next death; nothing outside of a running loop, where `expire` is called by hand."""
+        due = self.engine.next_expiry()
+        if due is None or self._expiry is not None:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        # A deadline that comes nearer meanwhile is at most a second late.
+        self._expiry = loop.call_later(min(max(due - self.now(), 0.001), 1.0), self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        if self.engine.expire(self.now()):
+            self.on_change()
+        self._schedule_expiry()
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+
+def _nothing() -> None:
+    return
+
+
+def _refusal(verdict: Verdict, config: Config) -> Refused:
+    limits = config.limits
+    match verdict:
+        case Verdict.UNKNOWN_ENTITY:
+            return Refused(ErrorCode.UNKNOWN_ENTITY, "id: no such entity; send it as a Feature first")
+        case Verdict.TOO_MANY_BYTES:
+            return Refused(ErrorCode.TOO_BIG, f"geometry and properties: at most {limits.entity_bytes} bytes are allowed")
+        case Verdict.TOO_MANY_PROPERTIES:
+            return Refused(ErrorCode.TOO_BIG, f"properties: at most {limits.entity_properties} are allowed")
+        case _:
+            return Refused(ErrorCode.BAD_VERSION, "version: no higher one is left for this entity")

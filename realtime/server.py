@@ -1,0 +1,178 @@
+"""The server as a whole, for a service, for a test and for anybody's asyncio program.
+
+    async with Server(Config()) as server:
+        server.publish([{"type": "Feature", "id": "bus-7", …}])
+
+Law: it lives in the loop that runs it, configures no logging and touches no signals; what it opened it closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from realtime.config import Config
+from realtime.counters import Counters
+from realtime.engine.filters import parse_filter
+from realtime.errors import CloseCode
+from realtime.gateway.api import make_app
+from realtime.gateway.flush import Flusher
+from realtime.gateway.http import ApiServer
+from realtime.gateway.identity import Identity, configured
+from realtime.gateway.public import Public
+from realtime.gateway.session import Gate
+from realtime.gateway.websocket import Listener, listen
+from realtime.geo import WORLD, view_boxes
+from realtime.messages import Drain
+from realtime.node import Node, Result
+
+LOOP_LAG_INTERVAL_S = 0.1
+DRAIN_POLL_S = 0.02
+
+
+class Server:
+    """One node: the public port for viewers, the API port for publishers, and the calls of this class.
+
+    `config.http.enabled = False` leaves the API port closed; `asgi` serves the same routes inside another app.
+    """
+
+    def __init__(self, config: Config | None = None, *, identity: Identity | None = None) -> None:
+        self.config = config or Config()
+        self.counters = Counters()
+        self.node = Node(self.config, self.counters)
+        self._identity = identity or configured(self.config)
+        self._gate: Gate | None = None
+        self._flusher: Flusher | None = None
+        self._listener: Listener | None = None
+        self._api: ApiServer | None = None
+        self._lag_timer: asyncio.TimerHandle | None = None
+
+    # Publishing and asking, in process
+
+    def publish(self, updates: Iterable[Any]) -> Result:
+        """Apply updates (GeoJSON Features, patches, moves, deletes as dicts) at once; return their verdicts.
+
+        It takes the loop for as long as it takes; a batch of thousands belongs into `publish_sliced`.
+        """
+        return self.node.publish(updates)
+
+    async def publish_sliced(self, updates: Iterable[Any]) -> Result:
+        """Apply updates in slices of at most 5 ms of a loop turn."""
+        return await self.node.publish_sliced(updates)
+
+    def entities(self, bbox: Sequence[float] | None = None, *, zoom: float = 24.0, filter: Any = None) -> list[dict[str, Any]]:
+        """Return what is in a box `[west, south, east, north]` (None: everywhere) as Features, ordered by id.
+
+        An operator's question: rights and samples do not count. Raises `Refused`.
+        """
+        parsed = None if filter is None else parse_filter(filter, None, self.config.limits)
+        boxes = (WORLD,) if bbox is None else view_boxes(bbox)
+        return [msgspec.json.decode(feature) for feature in self.node.engine.search(boxes, zoom, parsed)]
+
+    # Where it is
+
+    @property
+    def url(self) -> str:
+        """Where viewers connect: ws://HOST:PORT/ws."""
+        assert self._listener is not None, "not started"
+        return f"ws://{_in_url(self.config.server.host)}:{self._listener.port}/ws"
+
+    @property
+    def page_url(self) -> str:
+        """Where the public port answers plain requests: http://HOST:PORT."""
+        assert self._listener is not None, "not started"
+        return f"http://{_in_url(self.config.server.host)}:{self._listener.port}"
+
+    @property
+    def http_url(self) -> str | None:
+        """Where the API is: http://HOST:PORT; None where it is not enabled."""
+        return None if self._api is None else self._api.url
+
+    @property
+    def asgi(self) -> Any:
+        """The API as an ASGI app, to be mounted into another one. It has no authentication of its own."""
+        assert self._gate is not None, "not started"
+        return make_app(self._gate)
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are."""
+        return 0 if self._gate is None else len(self._gate.sessions)
+
+    # From start to end
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Open the ports. Raises OSError where one cannot be bound; nothing is left open then."""
+        self._flusher = Flusher(self.node)
+        self._gate = Gate(self.node, self._flusher, self._identity)
+        try:
+            self._listener = await listen(
+                self.config, self._gate.new_session, public_get=Public(self.node).get, count=self.counters.count
+            )
+            if self.config.http.enabled:
+                self._api = ApiServer(self._gate)
+                await self._api.start(self.config)
+        except BaseException:
+            await self.stop()
+            raise
+        self._watch_loop(asyncio.get_running_loop().time())
+
+    async def drain(self, wait: Callable[[], bool] = lambda: False) -> None:
+        """Ask the clients to go, for up to `drain_s` or until `wait()` is true, then close those that are left."""
+        if self._listener is None or self._gate is None:
+            return
+        self._listener.stop_accepting()
+        for session in list(self._gate.sessions.values()):
+            session.send(Drain(int(random.uniform(0.2, 1.0) * self.config.server.drain_s * 1000)))
+        loop = asyncio.get_running_loop()
+        stop = loop.time() + self.config.server.drain_s
+        while self._listener.connections and loop.time() < stop and not wait():
+            await asyncio.sleep(DRAIN_POLL_S)
+        self._listener.close_all(CloseCode.RESTART)
+
+    async def stop(self) -> None:
+        """Close everything at once: connections with 1012, then the ports."""
+        if self._lag_timer is not None:
+            self._lag_timer.cancel()
+        if self._api is not None:
+            await self._api.stop()
+            self._api = None
+        if self._listener is not None:
+            self._listener.close_all(CloseCode.RESTART)
+            await self._listener.aclose()
+            self._listener = None
+        if self._gate is not None:
+            for task in list(self._gate.tasks):
+                task.cancel()
+            await asyncio.gather(*self._gate.tasks, return_exceptions=True)
+        if self._flusher is not None:
+            self._flusher.close()
+        self.node.close()
+
+    def _watch_loop(self, due: float) -> None:
+        """Observe how late the loop runs its timers."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self.counters.loop_lag.observe(max(now - due, 0.0))
+        self._lag_timer = loop.call_at(now + LOOP_LAG_INTERVAL_S, self._watch_loop, now + LOOP_LAG_INTERVAL_S)
+
+
+def _in_url(host: str) -> str:
+    """Return a bound address as a URL has it; the wildcard addresses as loopback."""
+    if host in ("0.0.0.0", ""):
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in host else host
