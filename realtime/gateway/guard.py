@@ -7,13 +7,14 @@ loopback is how a page would reach it); a request whose length two parties could
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from realtime.config import HttpConfig
 from realtime.counters import Counters
 from realtime.errors import ErrorCode
-from realtime.gateway.origin import host_allowed, origin_allowed
+from realtime.gateway.origin import host_allowed, is_loopback, origin_allowed, split_host
 from realtime.gateway.problem import ApiError
 
 HEADERS_MAX = 100
@@ -66,13 +67,32 @@ class Guard:
             raise ApiError(400, ErrorCode.BAD_MESSAGE, "head: Content-Length and Transfer-Encoding exclude each other", closes=True)
         hosts = _values(headers, b"host")
         host = hosts[0] if len(hosts) == 1 else ""
-        if not host_allowed(host, self._http.host, self._http.hosts):
+        if not self._is_ours(host):
             raise ApiError(403, ErrorCode.FORBIDDEN, "Host: not a name of this server; http.hosts lists more")
         for origin in _values(headers, b"origin"):
             if not origin_allowed(origin, host, self._http.origins):
                 raise ApiError(403, ErrorCode.FORBIDDEN, "Origin: its pages may not call the API; http.origins lists those that may")
         if not _CONTROL.isdisjoint(scope["path"]):
             raise ApiError(400, ErrorCode.BAD_ID, "path: no control characters are allowed")
+
+
+    def _is_ours(self, host: str) -> bool:
+        """Tell whether a `Host` header names this server: loopback, the bound address, or one of `http.hosts`.
+
+        Beyond loopback a plain address will do as well: that is no name that somebody could point elsewhere.
+        """
+        bound, name = self._http.host, split_host(host)
+        if host_allowed(host, "localhost", (bound, *self._http.hosts)):
+            return True
+        return name is not None and not is_loopback(bound) and _is_address(name[0])
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _values(headers: Headers, name: bytes) -> list[str]:

@@ -294,7 +294,7 @@ export class Client {
       return this.#lose(1006, "no token");
     }
     if (turn !== this.#turn) return;
-    if (token !== undefined && token === this.#refusedToken) return this.#lose(4502, "no other token than the refused one");
+    if (token !== undefined && token === this.#refusedToken) return this.#lose(4500, "no other token than the refused one", null);
     this.#sentToken = token;
     let socket;
     try {
@@ -330,8 +330,7 @@ export class Client {
     socket?.close(1000);
   }
 
-  #lose(code, reason) {
-    const wait = this.#waitAfter(code);
+  #lose(code, reason, wait = this.#waitAfter(code)) {
     this.#release();
     if (wait !== null) this.#after("retry", wait, () => this.#open());
     this.#setStatus("closed", { code, reason, retry_ms: wait });

@@ -18,7 +18,7 @@ from realtime.engine.digest import digest_of, format_digest
 from realtime.engine.filters import Filter
 from realtime.engine.reference.frames import Pieces, encode_change, encode_delta, encode_feature, encode_id
 from realtime.engine.reference.outboxes import Entry
-from realtime.engine.reference.views import INFINITE, TAKEN, BoxIndex, Session, reaches, shows
+from realtime.engine.reference.views import INFINITE, TAKEN, BoxIndex, Matcher, Session, reaches, shows
 from realtime.engine.reference.world import State, Tombstone, World
 from realtime.engine.sampling import choose, must_choose
 from realtime.geo import Box, boxes_meet
@@ -74,40 +74,55 @@ class ReferenceEngine:
             number = self._numbers.pop(id)
             del self._ids[number]
             self._places.put(number, ())
-        else:
+        elif old is None or old.geometry is not new.geometry:
             self._places.put(self._number(id), new.geometry.boxes)
         candidates = self._viewports.meeting(_search_boxes(old, new))
-        candidates |= self._followers.get(id, set())
-        if not candidates:
-            return
-        passed_old: dict[Filter, bool] = {}
-        passed_new: dict[Filter, bool] = {}
-        held = old.wire if old else 0
-        wire = new.wire if new else 0
-        turned: list[Session] = []
+        followers = self._followers.get(id)
+        if followers:
+            candidates |= followers
+        self._pairs += len(candidates)
+        match = Matcher(old, new).match
+        entry = Entry(old.wire if old else 0, now, False)  # of all who saw the old state and have none yet
+        is_visible = new is not None and new.wire != entry.held
         for number in candidates:
             session = self._sessions[number]
-            was = old is not None and session.matches(old, passed_old)
-            is_ = new is not None and session.matches(new, passed_new)
-            session.total += is_ - was
-            threshold = session.threshold
-            if threshold is not None:
-                was = was and old is not None and old.key < threshold
-                is_ = is_ and new is not None and new.key < threshold
-            session.shown += is_ - was
-            if must_choose(session.shown, threshold, self._settings.entities_per_view):
-                turned.append(session)
-            if was != is_ or (is_ and wire != held):
-                session.outbox.offer(id, held if was else 0, is_, wire, now)
-            elif id not in session.outbox.leaving:
-                self._owe_statistics(session)
+            was, is_ = match(session)
+            if was != is_ or session.threshold is not None:
+                was, is_ = self._count(session, old, new, was, is_)
+            outbox = session.outbox
+            if was != is_:
+                outbox.offer(id, entry.held if was else 0, is_, new.wire if new else 0, now)
+            elif not is_ or not is_visible:
+                if id in outbox.leaving:
+                    self._hurry(session, new)
                 continue
-            if new is not None and not is_ and not session.allows(new):
-                session.is_urgent = True
+            elif id in outbox.showing:
+                continue
+            else:
+                outbox.showing[id] = entry
+            if session.flush_due < session.queued_due:
+                self._queue_for(session, session.flush_due)
+            if was and not is_:
+                self._hurry(session, new)
+            if must_choose(session.shown, session.threshold, self._settings.entities_per_view):
+                self._turn(session, now)  # at once, and not when it is drained: a stalled session's outbox is bounded, too
+
+    def _count(self, session: Session, old: State | None, new: State | None, was: bool, is_: bool) -> tuple[bool, bool]:
+        """Keep the session's counts after a change that it matched before (`was`) or matches now; return whether it saw or sees it."""
+        total = is_ - was
+        saw = was and old is not None and session.samples(old)
+        sees = is_ and new is not None and session.samples(new)
+        session.total += total
+        session.shown += sees - saw
+        if total:
+            self._owe_statistics(session)
+        return saw, sees
+
+    def _hurry(self, session: Session, new: State | None) -> None:
+        """A right that was revoked is told without regard to `max_hz`."""
+        if new is not None and not session.is_urgent and not session.allows(new):
+            session.is_urgent = True
             self._wake(session)
-        for session in turned:  # at once, not when it is drained: a stalled session's outbox is bounded, too
-            self._turn(session, now)
-        self._pairs += len(candidates)
 
     def _number(self, id: str) -> int:
         number = self._numbers.get(id)
@@ -206,15 +221,13 @@ class ReferenceEngine:
 
     def _wake(self, session: Session) -> None:
         """Put the session into the queue for its next flush."""
-        self._queue_for(session, session.last_flush + session.period(self._settings.flush_interval_s))
+        session.space(self._settings.flush_interval_s)
+        self._queue_for(session, session.flush_due)
 
     def _owe_statistics(self, session: Session) -> None:
+        """Tell the counts again when it is time, if by then they are not those that the client knows."""
         if session.statistics_sent != (session.total, session.shown) and session.seq:
-            self._queue_for(session, self._statistics_due(session))
-
-    def _statistics_due(self, session: Session) -> float:
-        flush = session.last_flush + session.period(self._settings.flush_interval_s)
-        return max(flush, session.statistics_at + STATISTICS_INTERVAL_S)
+            self._queue_for(session, max(session.flush_due, session.statistics_at + STATISTICS_INTERVAL_S))
 
     def _queue_for(self, session: Session, due: float) -> None:
         if due < session.queued_due:
@@ -272,8 +285,9 @@ class ReferenceEngine:
             session.may_hold = True
             session.reset_is_owed, session.answer_is_owed = False, more
         session.is_urgent = session.is_urgent and bool(outbox.leaving)
+        session.space(self._settings.flush_interval_s)
         if len(outbox) or session.answer_is_owed:
-            self._wake(session)
+            self._queue_for(session, session.flush_due)
         elif session.seq:
             self._owe_statistics(session)
         return frame
@@ -282,28 +296,27 @@ class ReferenceEngine:
         """Take entries out of the outbox, leaves first, until the budget is used; at least one."""
         pieces = Pieces()
         outbox, encoding = session.outbox, session.encoding
-        taken: list[str] = []
+        taken = []
         for id, entry in outbox.leaving.items():
             piece = encode_id(id, encoding)
             if pieces.size + len(piece) > budget and taken:
                 break
-            pieces.leave(self._reason(session, id, entry), piece, entry.since)
+            pieces.add(pieces.leaves.setdefault(self._reason(session, id, entry), []), piece, entry.since)
             taken.append(id)
-        for id in taken:
-            outbox.take_leaving(id)
+        outbox.take_leaving(taken)
         if outbox.leaving:
             return pieces
-        taken.clear()
+        taken = []
+        entities, arrays, principals = self._world.entities, pieces.arrays, session.principals
         for id, entry in outbox.showing.items():
-            state = self._world.entities[id]
-            assert session.allows(state), "an entity that the session may not see is about to be sent"
+            state = entities[id]
+            assert not state.access.isdisjoint(principals), "an entity that the session may not see is about to be sent"
             how, piece = encode_change(state, entry.held, encoding)
             if pieces.size + len(piece) > budget and not pieces.is_empty():
                 break
-            pieces.add(how, piece, entry.since)
+            pieces.add(arrays[how], piece, entry.since)
             taken.append(id)
-        for id in taken:
-            outbox.take_showing(id)
+        outbox.take_showing(taken)
         return pieces
 
     def _reason(self, session: Session, id: str, entry: Entry) -> str:

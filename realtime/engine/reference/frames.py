@@ -31,15 +31,8 @@ class Pieces:
         self.size = 0
         self.oldest = float("inf")  # seconds since the Unix epoch
 
-    def leave(self, reason: str, id: bytes, since: float) -> None:
-        """Add a leave."""
-        self._add(self.leaves.setdefault(reason, []), id, since)
-
-    def add(self, how: str, piece: bytes, since: float) -> None:
-        """Add an enter, move or patch."""
-        self._add(self.arrays[how], piece, since)
-
-    def _add(self, pieces: list[bytes], piece: bytes, since: float) -> None:
+    def add(self, pieces: list[bytes], piece: bytes, since: float) -> None:
+        """Add to one of `arrays` or to a reason of `leaves` what has waited since then."""
         pieces.append(piece)
         self.size += len(piece) + 1
         if since < self.oldest:

@@ -50,13 +50,23 @@ class Outbox:
         else:
             self.leaving[id] = entry
 
-    def take_leaving(self, id: str) -> None:
-        """Erase an entry that has been told to the client."""
-        self.fills -= self.leaving.pop(id).is_fill
+    def take_leaving(self, ids: list[str]) -> None:
+        """Erase the first entries of `leaving`, which have been told to the client."""
+        self.leaving = self._without(self.leaving, ids)
 
-    def take_showing(self, id: str) -> None:
-        """Erase an entry that has been told to the client."""
-        self.fills -= self.showing.pop(id).is_fill
+    def take_showing(self, ids: list[str]) -> None:
+        """Erase the first entries of `showing`, which have been told to the client."""
+        self.showing = self._without(self.showing, ids)
+
+    def _without(self, entries: dict[str, Entry], ids: list[str]) -> dict[str, Entry]:
+        is_all = len(ids) == len(entries)
+        if self.fills:
+            self.fills -= sum(entries[id].is_fill for id in ids)
+        if is_all:
+            return {}
+        for id in ids:
+            del entries[id]
+        return entries
 
     def refill(self, held: dict[str, int], seen: dict[str, int], now: float) -> None:
         """Start anew: the client holds `held`, the view shows `seen`, both versions by id; all that differs is a fill."""

@@ -28,6 +28,7 @@ class Session:
     __slots__ = (
         "answer_is_owed",
         "encoding",
+        "flush_due",
         "is_urgent",
         "last_flush",
         "may_hold",
@@ -62,6 +63,7 @@ class Session:
         self.answer_is_owed = False  # a view was applied, or `more` was promised
         self.is_urgent = False  # a right was revoked: max_hz does not delay that
         self.last_flush = -INFINITE
+        self.flush_due = -INFINITE  # when it may be flushed again
         self.queued_due = INFINITE  # when it is to be flushed, as it stands in the queue; TAKEN
         self.statistics_sent: tuple[int, int] = (-1, -1)  # (total, shown), as the client knows them
         self.statistics_at = -INFINITE
@@ -70,9 +72,9 @@ class Session:
         """Tell whether the rights allow the entity."""
         return not state.access.isdisjoint(self.principals)
 
-    def matches(self, state: State, passed: dict[Filter, bool] | None = None) -> bool:
-        """Tell whether the session may see the state, sampled or not. `passed` remembers filters' answers for this state."""
-        return not state.access.isdisjoint(self.principals) and shows(self.view, state, passed)
+    def matches(self, state: State) -> bool:
+        """Tell whether the session may see the state, sampled or not."""
+        return self.allows(state) and shows(self.view, state)
 
     def samples(self, state: State) -> bool:
         """Tell whether the sample includes the entity."""
@@ -82,31 +84,77 @@ class Session:
         """Tell whether the state belongs to V(s)."""
         return self.samples(state) and self.matches(state)
 
-    def period(self, flush_interval_s: float) -> float:
-        """Return the spacing of its flushes in seconds."""
+    def space(self, flush_interval_s: float) -> None:
+        """Set when it may be flushed again, from the last flush, the view and what is urgent."""
+        period = flush_interval_s
         if self.view.max_hz and not self.is_urgent:
-            return max(flush_interval_s, 1 / self.view.max_hz)
-        return flush_interval_s
+            period = max(period, 1 / self.view.max_hz)
+        self.flush_due = self.last_flush + period
 
 
 def reaches(view: View, state: State) -> bool:
     """Tell whether the view shows the place where the entity is, or names it."""
-    return boxes_meet(state.geometry.boxes, view.boxes) or state.id in view.ids
+    boxes = state.geometry.boxes
+    if len(boxes) == 1 and len(view.boxes) == 1:  # as nearly always
+        a, b = boxes[0], view.boxes[0]
+        if a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]:
+            return True
+        return state.id in view.ids
+    return boxes_meet(boxes, view.boxes) or state.id in view.ids
 
 
-def shows(view: View, state: State, passed: dict[Filter, bool] | None = None) -> bool:
+def shows(view: View, state: State) -> bool:
     """Tell whether the view shows the state, whatever the rights and the sample."""
     if state.min_zoom > view.zoom or not reaches(view, state):
         return False
-    filter = view.filter
-    if filter is None:
-        return True
-    if passed is None:
-        return filter.passes(state.id, state.kind or None, state.value)
-    answer = passed.get(filter)
-    if answer is None:
-        answer = passed[filter] = filter.passes(state.id, state.kind or None, state.value)
-    return answer
+    return view.filter is None or view.filter.passes(state.id, state.kind or None, state.value)
+
+
+class Matcher:
+    """Asks many sessions about one change: `Session.matches` for the old and the new state, each question asked once.
+
+    A distinct filter is evaluated once per state, and not at all for the old one where only the place has changed.
+    """
+
+    __slots__ = ("_is_moved_only", "_new", "_old", "_passed_new", "_passed_old")
+
+    def __init__(self, old: State | None, new: State | None) -> None:
+        self._old, self._new = old, new
+        self._passed_old: dict[Filter, bool] = {}
+        self._passed_new: dict[Filter, bool] = {}
+        self._is_moved_only = (
+            old is not None
+            and new is not None
+            and old.properties is new.properties
+            and old.kind == new.kind
+            and old.min_zoom == new.min_zoom
+            and old.access == new.access
+        )
+
+    def match(self, session: Session) -> tuple[bool, bool]:
+        """Tell whether the session matches the old state, and whether it matches the new one."""
+        old, new, view = self._old, self._new, session.view
+        was = old is not None and reaches(view, old)
+        is_ = new is not None and (reaches(view, new) if old is None or old.geometry is not new.geometry else was)
+        if is_ and new is not None:
+            is_ = self._lets_through(session, new, self._passed_new)
+            if was and self._is_moved_only:
+                return is_, is_
+        if was and old is not None:
+            was = self._lets_through(session, old, self._passed_old)
+        return was, is_
+
+    def _lets_through(self, session: Session, state: State, passed: dict[Filter, bool]) -> bool:
+        view = session.view
+        if state.min_zoom > view.zoom or state.access.isdisjoint(session.principals):
+            return False
+        filter = view.filter
+        if filter is None:
+            return True
+        answer = passed.get(filter)
+        if answer is None:
+            answer = passed[filter] = filter.passes(state.id, state.kind or None, state.value)
+        return answer
 
 
 class BoxIndex:
