@@ -29,10 +29,16 @@ def _why(kind: Any, text: str) -> Any:
 class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The public port: WebSockets, the client module, the health check."""
 
-    host: Annotated[str, Meta(description="Address the public port binds. Beyond loopback, identity.anonymous decides who gets in.")] = "127.0.0.1"
+    host: Annotated[str, Meta(description="Address the public port binds. Beyond loopback, identity.anonymous decides who gets in.")] = (
+        "127.0.0.1"
+    )
     port: Annotated[Port, Meta(description="Public port; 0 picks a free one.")] = 8765
-    origins: Annotated[list[str], Meta(description="Origins, as scheme://host[:port], whose pages may connect besides the server's own.")] = field(default_factory=list)
-    drain_s: Annotated[Annotated[float, Meta(ge=0, le=3600)], Meta(description="At SIGTERM, how long clients are given to leave before they are closed.")] = 5.0
+    origins: Annotated[
+        list[str], Meta(description="Origins, as scheme://host[:port], whose pages may connect besides the server's own.")
+    ] = field(default_factory=list)
+    drain_s: Annotated[
+        Annotated[float, Meta(ge=0, le=3600)], Meta(description="At SIGTERM, how long clients are given to leave before they are closed.")
+    ] = 5.0
     backlog: Annotated[Count, Meta(description="Connections that wait for accept; a reconnect storm fills it.")] = 4096
 
 
@@ -42,8 +48,12 @@ class HttpConfig(Struct, frozen=True, forbid_unknown_fields=True):
     enabled: Annotated[bool, Meta(description="Whether the API port is opened at all.")] = True
     host: Annotated[str, Meta(description="Address the API binds. Whoever reaches it may publish and see everything.")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="API port; 0 picks a free one.")] = 8766
-    hosts: Annotated[list[str], Meta(description="Host header values accepted besides the bound address, localhost and loopback addresses.")] = field(default_factory=list)
-    origins: Annotated[list[str], Meta(description="Origins whose pages may call the API; its own is always allowed.")] = field(default_factory=list)
+    hosts: Annotated[
+        list[str], Meta(description="Host header values accepted besides the bound address, localhost and loopback addresses.")
+    ] = field(default_factory=list)
+    origins: Annotated[list[str], Meta(description="Origins whose pages may call the API; its own is always allowed.")] = field(
+        default_factory=list
+    )
     body_bytes: Annotated[Count, Meta(description="Longest JSON body of POST /v1/updates.")] = 4 * 1024 * 1024
     ndjson_bytes: Annotated[Count, Meta(description="Longest NDJSON body; it is applied as it streams in.")] = 64 * 1024 * 1024
     body_timeout_s: Annotated[Seconds, Meta(description="How long a body may pause between two pieces before 408.")] = 10.0
@@ -53,8 +63,12 @@ class HttpConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Every bound of the protocol. What lies beyond each is in docs/protocol.md."""
 
-    message_bytes_before_identify: Annotated[Count, Meta(description="Longest message of a connection that has not identified itself; it is owed little.")] = 16 * 1024
-    message_bytes: Annotated[Count, Meta(description="Longest message of an identified connection; room for `have` and `publish`.")] = 256 * 1024
+    message_bytes_before_identify: Annotated[
+        Count, Meta(description="Longest message of a connection that has not identified itself; it is owed little.")
+    ] = 16 * 1024
+    message_bytes: Annotated[Count, Meta(description="Longest message of an identified connection; room for `have` and `publish`.")] = (
+        256 * 1024
+    )
     fragments: Annotated[Count, Meta(description="Fragments of one message; bounds the objects, not only the bytes.")] = 16
     have_entities: Annotated[Count, Meta(description="Entities a client may name in `have`.")] = 4000
     entity_bytes: Annotated[Count, Meta(description="Longest entity, as its Feature in canonical JSON.")] = 16 * 1024
@@ -65,14 +79,23 @@ class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     filter_nodes: Annotated[Count, Meta(description="Expressions and literals in one filter; each change pays for them.")] = 256
     entities_per_view: Annotated[Count, Meta(description="What one view shows before it is sampled; bounds a session's memory.")] = 10_000
     ids_per_view: Annotated[Count, Meta(description="Entities that a view may follow by name.")] = 100
-    flush_interval_ms: Annotated[Annotated[float, Meta(ge=0, le=60_000)], Meta(description="Spacing of a session's frames; changes in between are conflated.")] = 50.0
+    flush_interval_ms: Annotated[
+        Annotated[float, Meta(ge=0, le=60_000)], Meta(description="Spacing of a session's frames; changes in between are conflated.")
+    ] = 50.0
     frame_bytes: Annotated[Count, Meta(description="Size at which a delta is cut and continued in the next (`more`).")] = 256 * 1024
-    views_per_s: Annotated[Annotated[float, Meta(gt=0, le=1e6)], Meta(description="Views, refreshes and checks of each kind per session; the newest waits for its turn.")] = 20.0
+    views_per_s: Annotated[
+        Annotated[float, Meta(gt=0, le=1e6)],
+        Meta(description="Views, refreshes and checks of each kind per session; the newest waits for its turn."),
+    ] = 20.0
     messages_per_s: Annotated[Annotated[float, Meta(gt=0, le=1e9)], Meta(description="Inbound messages per session.")] = 50.0
     messages_burst: Annotated[Count, Meta(description="Inbound messages that may come at once.")] = 100
-    control_frames_per_s: Annotated[Annotated[float, Meta(gt=0, le=1e9)], Meta(description="Pings and pongs a client may send; beyond it 1008.")] = 10.0
+    control_frames_per_s: Annotated[
+        Annotated[float, Meta(gt=0, le=1e9)], Meta(description="Pings and pongs a client may send; beyond it 1008.")
+    ] = 10.0
     control_lane_bytes: Annotated[Count, Meta(description="What may wait in a session's control lane; beyond it 4000.")] = 1024 * 1024
-    send_buffer_bytes: Annotated[Count, Meta(description="SO_SNDBUF of each connection; what is in it can no longer be conflated.")] = 128 * 1024
+    send_buffer_bytes: Annotated[Count, Meta(description="SO_SNDBUF of each connection; what is in it can no longer be conflated.")] = (
+        128 * 1024
+    )
     unsent_bytes: Annotated[Count, Meta(description="TCP_NOTSENT_LOWAT of each connection.")] = 16 * 1024
     write_stall_s: Annotated[Seconds, Meta(description="How long a socket may take no data before 4000.")] = 10.0
     handshake_timeout_s: Annotated[Seconds, Meta(description="How long the HTTP upgrade may take.")] = 5.0
@@ -80,9 +103,13 @@ class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     close_timeout_s: Annotated[Seconds, Meta(description="How long the peer may take to answer a close before the socket is cut.")] = 2.0
     ping_interval_s: Annotated[Seconds, Meta(description="Spacing of pings; keeps middleboxes from forgetting the connection.")] = 25.0
     pong_timeout_s: Annotated[Seconds, Meta(description="How long a pong may take before 4001.")] = 10.0
-    tombstone_s: Annotated[Seconds, Meta(description="How long a death is remembered; also how long a client may be away and resume.")] = 3600.0
+    tombstone_s: Annotated[Seconds, Meta(description="How long a death is remembered; also how long a client may be away and resume.")] = (
+        3600.0
+    )
     tombstones_max: Annotated[Count, Meta(description="Deaths remembered; beyond it the oldest are forgotten first.")] = 1_000_000
-    connections: Annotated[Annotated[int, Meta(ge=0)], Meta(description="Connections in all; 0: the limit of file descriptors less 200.")] = 0
+    connections: Annotated[
+        Annotated[int, Meta(ge=0)], Meta(description="Connections in all; 0: the limit of file descriptors less 200.")
+    ] = 0
     connections_half_open: Annotated[Count, Meta(description="Connections whose upgrade is not finished.")] = 512
     connections_per_address: Annotated[Count, Meta(description="Connections from one address; loopback is exempt.")] = 1000
 
@@ -96,7 +123,9 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """What publishers leave unsaid."""
 
-    default_access: Annotated[list[str], Meta(description="Principals of an entity that names none: `public`, `user:ID` or `group:NAME`.")] = field(default_factory=lambda: ["public"])
+    default_access: Annotated[
+        list[str], Meta(description="Principals of an entity that names none: `public`, `user:ID` or `group:NAME`.")
+    ] = field(default_factory=lambda: ["public"])
 
 
 class TokenConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,8 +139,13 @@ class TokenConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class IdentityConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Who connects."""
 
-    anonymous: Annotated[Literal["loopback", "always", "never"], Meta(description="Who may connect without a token: nobody, everybody, or everybody as long as the server binds loopback only.")] = "loopback"
-    tokens: Annotated[dict[str, TokenConfig], Meta(description="Fixed tokens for tests and trials: token -> {user, groups, publish (id patterns)}.")] = field(default_factory=dict)
+    anonymous: Annotated[
+        Literal["loopback", "always", "never"],
+        Meta(description="Who may connect without a token: nobody, everybody, or everybody as long as the server binds loopback only."),
+    ] = "loopback"
+    tokens: Annotated[
+        dict[str, TokenConfig], Meta(description="Fixed tokens for tests and trials: token -> {user, groups, publish (id patterns)}.")
+    ] = field(default_factory=dict)
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):

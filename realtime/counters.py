@@ -46,7 +46,6 @@ class Counters:
         self.events: Counter[str] = Counter()  # what the connections and the API met, by name
         self.frames = 0  # deltas written
         self.frame_bytes = 0
-        self.flush = Histogram()  # age of the oldest change in a delta as it is written
         self.loop_lag = Histogram()  # how late a timer of the event loop runs
 
     def count(self, name: str) -> None:

@@ -118,9 +118,7 @@ class Server:
         self._flusher = Flusher(self.node)
         self._gate = Gate(self.node, self._flusher, self._identity)
         try:
-            self._listener = await listen(
-                self.config, self._gate.new_session, public_get=Public(self.node).get, count=self.counters.count
-            )
+            self._listener = await listen(self.config, self._gate.new_session, public_get=Public(self.node).get, count=self.counters.count)
             if self.config.http.enabled:
                 self._api = ApiServer(self._gate)
                 await self._api.start(self.config)

@@ -28,12 +28,35 @@ LIMITS = ModelLimits(tombstone_s=40.0, tombstones_max=5, entities_per_view=6)
 FLUSH_INTERVAL_S = 1 / 16
 START = 1_700_000_000.0
 TICK_S = 1 / 64  # keeps the milliseconds of versions exact in any arithmetic
-VERDICTS = {Verdict.ACCEPTED: "accepted", Verdict.UNCHANGED: "unchanged", Verdict.STALE: "stale", Verdict.UNKNOWN_ENTITY: ("rejected", "unknown_entity")}
+VERDICTS = {
+    Verdict.ACCEPTED: "accepted",
+    Verdict.UNCHANGED: "unchanged",
+    Verdict.STALE: "stale",
+    Verdict.UNKNOWN_ENTITY: ("rejected", "unknown_entity"),
+}
 
 IDS = [f"e{n}" for n in range(9)] + ["zürich–1"]
 LONGITUDES = [-180, -179.5, -10, 0, 0.5, 10, 10.25, 179.5, 180]
 LATITUDES = [-90, -1, 0, 0.5, 45.125, 90]
-VALUES: list[Any] = [None, True, False, 0, 1, 1.0, -0.0, 2.5, "", "x", "y", "ü", 2**53 + 1, [], [1, {"a": None}], {"b": {"c": [1.0]}}, {"b": {"c": [True]}}]
+VALUES: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    1.0,
+    -0.0,
+    2.5,
+    "",
+    "x",
+    "y",
+    "ü",
+    2**53 + 1,
+    [],
+    [1, {"a": None}],
+    {"b": {"c": [1.0]}},
+    {"b": {"c": [True]}},
+]
 
 position = st.tuples(st.sampled_from(LONGITUDES), st.sampled_from(LATITUDES)).map(list)
 point = position.map(lambda p: {"type": "Point", "coordinates": p})
@@ -213,7 +236,12 @@ class EngineMachine(RuleBasedStateMachine):
         client.look(message)
 
     @precondition(lambda self: self.clients)
-    @rule(data=st.data(), message=view, lie=st.dictionaries(st.sampled_from(IDS), st.integers(-2, 3), max_size=2), rights=st.none() | principals)
+    @rule(
+        data=st.data(),
+        message=view,
+        lie=st.dictionaries(st.sampled_from(IDS), st.integers(-2, 3), max_size=2),
+        rights=st.none() | principals,
+    )
     def resume(self, data: Any, message: dict[str, Any], lie: dict[str, int], rights: tuple[str, ...] | None) -> None:
         """A client is cut off and comes back with what it holds, some of it made up."""
         old = self.clients.pop(data.draw(st.integers(0, len(self.clients) - 1)))

@@ -86,7 +86,10 @@ async def test_a_thousand_refusals_are_named_and_all_are_counted() -> None:
         ("application/x-ndjson", ndjson([feature("a"), BAD, feature("b")]).replace(b"\n", b"\r\n\r\n")),
         ("application/ndjson; charset=utf-8", ndjson([feature("a"), BAD, feature("b")]).rstrip()),
         ("application/jsonl", b"\n\n" + ndjson([feature("a"), BAD, feature("b")])),
-        ("application/geo+json-seq", b"".join(b"\x1e" + json.dumps(one, indent=1).encode() + b"\n" for one in (feature("a"), BAD, feature("b")))),
+        (
+            "application/geo+json-seq",
+            b"".join(b"\x1e" + json.dumps(one, indent=1).encode() + b"\n" for one in (feature("a"), BAD, feature("b"))),
+        ),
     ],
 )
 async def test_streams_are_cut_at_their_separator(kind: str, body: bytes) -> None:
@@ -256,11 +259,15 @@ async def test_bad_queries_are_400(query: str, code: str) -> None:
         assert problem(await client.get(f"/v1/entities?{query}")) == (400, code)
 
 
-IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(lambda id: len(id.encode()) <= 128 and id not in (".", ".."))
+IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(
+    lambda id: len(id.encode()) <= 128 and id not in (".", "..")
+)
 
 
 @settings(max_examples=50)
-@given(st.lists(IDS | st.sampled_from(["a/b", "/", "//", "a%2Fb", "?x=1", "#", "ü/ж", "\ufffd", "\u2028", "+", " "]), min_size=1, unique=True))
+@given(
+    st.lists(IDS | st.sampled_from(["a/b", "/", "//", "a%2Fb", "?x=1", "#", "ü/ж", "\ufffd", "\u2028", "+", " "]), min_size=1, unique=True)
+)
 def test_every_id_can_be_looked_up_and_deleted(ids: list[str]) -> None:
     import anyio
 
@@ -387,7 +394,11 @@ async def test_beyond_loopback_a_name_must_be_listed(bound: str) -> None:
 
 async def test_a_listed_origin_may_ask_and_read() -> None:
     async with in_memory(origins=["https://map.example"]) as (client, _):
-        preflight = {"origin": "https://map.example", "access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+        preflight = {
+            "origin": "https://map.example",
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "content-type",
+        }
         response = await client.options("/v1/updates", headers=preflight)
         assert response.status_code == 200
         assert response.headers["access-control-allow-origin"] == "https://map.example"

@@ -63,7 +63,7 @@ class Mirror:
 
     def agrees(self, check: Mapping[str, Any]) -> bool:
         """Tell whether a `check` frame, read right behind the last delta, says the same."""
-        return check["count"] == len(self.entities) and check["digest"] == self.digest and check["seq"] == self.seq
+        return (check["count"], check["digest"], check["seq"]) == (len(self.entities), self.digest, self.seq)
 
     def apply(self, delta: Mapping[str, Any]) -> Applied:
         """Apply one delta; return what it did. Raises `MirrorError` and changes nothing if it does not fit."""

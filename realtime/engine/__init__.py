@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
+from realtime.counters import Histogram
 from realtime.engine.filters import Filter
 from realtime.geo import Box, Geometry
 
@@ -73,9 +74,9 @@ class Check(NamedTuple):
     """What a client's mirror must amount to right behind delta `seq`."""
 
     seq: int
-    count: int
+    count: int  # type: ignore[assignment]  # the field's name on the wire; nobody counts in this tuple
     digest: str
-    pending: int
+    pending: int  # entities in the outbox
 
 
 class Settings(NamedTuple):
@@ -91,6 +92,8 @@ class Settings(NamedTuple):
 
 class Engine(Protocol):
     """A core. Sessions are named by the number that `open` gives."""
+
+    flush_lag: Histogram  # of every delta drained: the age of the oldest change in it, in seconds
 
     def apply(self, batch: Sequence[Update], now: float) -> list[Verdict]:
         """Apply updates in order, each wholly or not at all; offer what changed to the sessions that it concerns."""

@@ -75,7 +75,6 @@ class Guard:
         if not _CONTROL.isdisjoint(scope["path"]):
             raise ApiError(400, ErrorCode.BAD_ID, "path: no control characters are allowed")
 
-
     def _is_ours(self, host: str) -> bool:
         """Tell whether a `Host` header names this server: loopback, the bound address, or one of `http.hosts`.
 

@@ -46,8 +46,7 @@ class ServerCollector(Collector):
         yield CounterMetricFamily("realtime_frames", "Deltas written.", counters.frames)
         yield CounterMetricFamily("realtime_frame_bytes", "Bytes of the deltas written.", counters.frame_bytes)
         yield CounterMetricFamily("realtime_pairs", "Pairs of a change and a session it was matched with.", statistics["pairs"])
-        lag: Histogram = getattr(engine, "flush_lag", counters.flush)
-        yield _histogram("realtime_flush_lag_seconds", "Age of the oldest change in a delta as it is written.", lag)
+        yield _histogram("realtime_flush_lag_seconds", "Age of the oldest change in a delta as it is written.", engine.flush_lag)
         yield _histogram("realtime_loop_lag_seconds", "How late the event loop ran its timers.", counters.loop_lag)
 
 

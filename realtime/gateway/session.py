@@ -261,9 +261,7 @@ class Session:
                 node=self._node.name,
                 epoch=self._node.epoch,
                 world=self._node.world,
-                limits=messages.WelcomeLimits(
-                    limits.message_bytes, limits.have_entities, limits.views_per_s, limits.entities_per_view
-                ),
+                limits=messages.WelcomeLimits(limits.message_bytes, limits.have_entities, limits.views_per_s, limits.entities_per_view),
             )
         )
 
@@ -307,7 +305,7 @@ class Session:
         return stored | {name: value[name] for name in ("id", "have", "world", "away_ms") if name in value}
 
     def _parse_view(self, message: View) -> EngineView:
-        if message.bbox is messages.UNSET:
+        if message.bbox is msgspec.UNSET:
             raise Refused(ErrorCode.BAD_VIEW, "bbox: required; null shows nothing")
         boxes = view_boxes(message.bbox)
         ids: frozenset[str] = frozenset()
@@ -357,7 +355,7 @@ class Session:
             result.stale,
             result.rejected,
             result.rejected_total,
-            messages.UNSET if message.id is None else message.id,
+            msgspec.UNSET if message.id is None else message.id,
         )
         self.send(ack)
         self._publishing = None

@@ -27,6 +27,9 @@ const ENVIRONMENT = {
 
 const utf8 = new TextEncoder();
 
+/** Tells of an error of the page's own where pages look for it. */
+const reportError = (error) => (globalThis.reportError ?? console.error)(error);
+
 /** An entity's part of a mirror's digest: fmix32(FNV-1a-32 of the UTF-8 of `id@version`). */
 export function digestOf(id, version) {
   const bytes = utf8.encode(`${id}@${version}`);
@@ -117,8 +120,11 @@ export class Mirror {
   }
 
   #put(feature, before) {
-    const old = this.#take(feature.id);
-    if (old) before.set(feature.id, old);
+    const old = this.entities.get(feature.id);
+    if (old) {
+      before.set(old.id, old);
+      this.#digest ^= digestOf(old.id, old.version);
+    }
     this.entities.set(feature.id, feature);
     this.#digest ^= digestOf(feature.id, feature.version);
     return feature;
@@ -126,7 +132,8 @@ export class Mirror {
 
   #take(id) {
     const feature = this.entities.get(id);
-    if (feature && this.entities.delete(id)) this.#digest ^= digestOf(id, feature.version);
+    this.entities.delete(id);
+    this.#digest ^= digestOf(id, feature.version);
     return feature;
   }
 }
@@ -250,7 +257,7 @@ export class Client {
       try {
         listener(...event);
       } catch (error) {
-        (globalThis.reportError ?? console.error)(error);
+        reportError(error);
       }
     }
   }
@@ -287,6 +294,7 @@ export class Client {
     this.#setStatus("connecting");
     let token;
     try {
+      await null; // a page that has just made this has no listeners on it yet
       token = typeof this.token === "function" ? await this.token() : await this.token;
     } catch (error) {
       if (turn !== this.#turn) return;
@@ -428,14 +436,13 @@ export class Client {
     let base = this.#base;
     for (const [id, view] of this.#sent) if (id < ref) base = view;
     if (!base || !refused) return;
-    const isSame = (member, a, b) => JSON.stringify(a[member]) === JSON.stringify(b[member]);
     const named = VIEW_MEMBERS.filter((member) => message.startsWith(member));
     const wanted = { ...this.#view };
     for (const member of named.length ? named : VIEW_MEMBERS) {
-      if (isSame(member, wanted, refused)) wanted[member] = base[member];
+      if (JSON.stringify(wanted[member]) === JSON.stringify(refused[member])) wanted[member] = base[member];
     }
     this.#view = wanted;
-    if (!VIEW_MEMBERS.every((member) => isSame(member, wanted, base))) this.#lookSoon();
+    if (JSON.stringify(wanted) !== JSON.stringify(refused)) this.#lookSoon();
   }
 
   // Frames
@@ -466,6 +473,8 @@ export class Client {
       case "error":
         this.#emit("error", { ...message, view: this.#sent.get(message.ref) });
         return this.#onRefused(message);
+      case undefined:
+        throw new TypeError("no message of the protocol");
       default:
         this.#emit("message", message);
     }
@@ -607,16 +616,23 @@ export function bindSource(client, map, sourceId, { follow = true, requestFrame 
   let isBound = true;
 
   const flush = async () => {
+    isWaiting = false;
     const present = map.getSource(sourceId);
     if (present !== source) [source, dirty] = [present, null]; // another style, another source
-    const diff = isBound && source ? toDiff(shown, client.entities, dirty) : null;
-    if (source) dirty = new Set();
+    if (!isBound || !source) return;
+    const diff = toDiff(shown, client.entities, dirty);
+    dirty = new Set();
+    if (!diff) return;
     try {
-      if (diff) await source.updateData(diff);
+      isWaiting = true;
+      await source.updateData(diff);
+    } catch (error) {
+      dirty = null;
+      return reportError(error);
     } finally {
       isWaiting = false;
-      if (isBound && source && dirty?.size !== 0) flushSoon();
     }
+    if (dirty?.size !== 0) flushSoon();
   };
   const flushSoon = () => {
     if (isWaiting) return;

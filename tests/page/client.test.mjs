@@ -1,9 +1,9 @@
-/** The connection of `client.js`: what it sends and when, whether and when it comes back, how it heals. */
+/** The client of `client.js` while it is connected: what it sends and when, what it tells its page, how it heals. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { FakeNet, point, settle, subject, WELCOME } from "./fakes.mjs";
+import { FakeNet, WELCOME, point, settle, subject } from "./fakes.mjs";
 
 const BOX = [0, 0, 1, 1];
 const BOX2 = [1, 1, 2, 2];
@@ -47,7 +47,7 @@ test("a view too long for a client that is not identified waits for the welcome"
   assert.equal(net.sent("view").length, 1);
 });
 
-test("takes an http address for a ws one, and its own module's where it is given none", async () => {
+test("takes an http address for a ws one", async () => {
   const net = new FakeNet({ url: "https://example.org/live/ws?x=1" });
   await settle();
   assert.equal(net.socket.url, "wss://example.org/live/ws?x=1");

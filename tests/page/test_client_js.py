@@ -32,17 +32,13 @@ def node() -> str:
     return found
 
 
-def client_source() -> str:
-    """The text of the installed client."""
-    return files("realtime.web").joinpath("client.js").read_text()
-
-
-@pytest.mark.parametrize("name", ["mirror.test.mjs", "client.test.mjs", "source.test.mjs"])
+@pytest.mark.parametrize("name", ["mirror.test.mjs", "client.test.mjs", "return.test.mjs", "source.test.mjs"])
 def test_in_node(name: str, node: str, tmp_path: Path) -> None:
     # As a .mjs, since Node.js takes a .js without a package.json for CommonJS.
-    module = tmp_path / "client.mjs"
-    module.write_text(client_source())
-    environment = os.environ | {"REALTIME_CLIENT_MODULE": module.as_uri()}
+    module, types = tmp_path / "client.mjs", tmp_path / "client.d.ts"
+    module.write_text(files("realtime.web").joinpath("client.js").read_text())
+    types.write_text(files("realtime.web").joinpath("client.d.ts").read_text())
+    environment = os.environ | {"REALTIME_CLIENT_MODULE": module.as_uri(), "REALTIME_CLIENT_TYPES": str(types)}
     done = subprocess.run([node, "--test", str(HERE / name)], capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\n# pass 0" not in done.stdout

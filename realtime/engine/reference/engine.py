@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
+from realtime.counters import Histogram
 from realtime.engine import Check, Encoding, Settings, Update, Verdict, View
 from realtime.engine.digest import digest_of, format_digest
 from realtime.engine.filters import Filter
@@ -43,6 +44,7 @@ class ReferenceEngine:
         self._sessions: dict[int, Session] = {}
         self._last_session = 0
         self._queue: list[tuple[float, int]] = []  # a heap of (due, session)
+        self.flush_lag = Histogram()
         self._pairs = 0  # (change, session) pairs matched, ever
 
     # Changes of the world
@@ -277,6 +279,7 @@ class ReferenceEngine:
             session.seq += 1
             if not pieces.is_empty():
                 members["lag_ms"] = round((now - pieces.oldest) * 1000, 1)
+                self.flush_lag.observe(now - pieces.oldest)
             head: dict[str, Any] = {"seq": session.seq}
             if session.view.id is not None:
                 head["view"] = session.view.id
@@ -296,7 +299,7 @@ class ReferenceEngine:
         """Take entries out of the outbox, leaves first, until the budget is used; at least one."""
         pieces = Pieces()
         outbox, encoding = session.outbox, session.encoding
-        taken = []
+        taken: list[str] = []
         for id, entry in outbox.leaving.items():
             piece = encode_id(id, encoding)
             if pieces.size + len(piece) > budget and taken:

@@ -261,7 +261,9 @@ class World:
             assert state.since <= state.wire <= state.seen, f"{id}: versions out of order"
             assert state.known[-1] == state.wire, f"{id}: its own version is not known"
             assert len(state.removed) <= REMOVED_MAX, f"{id}: remembers too much"
-            newest = max([state.geometry_version, state.move_since, *(p.version for p in state.properties.values()), *state.removed.values()])
+            newest = max(
+                [state.geometry_version, state.move_since, *(p.version for p in state.properties.values()), *state.removed.values()]
+            )
             assert newest <= state.wire, f"{id}: changed after its wire version"
             assert state.deadline == float("inf") or self._queued.get(id, float("inf")) <= state.deadline, f"{id}: would never expire"
         died = [tombstone.died for tombstone in self.tombstones.values()]
