@@ -103,6 +103,14 @@ class Viewer:
         """The number that the session's outbox must never exceed: what the client holds together with what its view shows."""
         return min(len(self.mirror.keys() | self.expected().keys()), len(self.mirror) + self.world.limits.entities_per_view)
 
+    def revoked(self) -> set[str]:
+        """The ids that are held and that the rights do not allow now, but for those that are held by `have` alone."""
+        return {
+            entity_id
+            for entity_id in self.mirror.keys() & self.world.entities.keys() - self._claimed.keys()
+            if not allowed(self.world.entities[entity_id].settings.access, self.principals)
+        }
+
     def feed(self, frame: Frame) -> dict[str, Any]:
         """Judge one frame, and return it decoded; types other than delta and check are returned unjudged."""
         message = decoded(frame, self.encoding)

@@ -299,7 +299,7 @@ async def test_sessions_and_explain() -> None:
         updates = [feature("seen", 1, 1), feature("far", 50, 50), feature("hidden", 1, 1, access=["user:eve"])]
         await client.post("/v1/updates", json={"updates": updates})
         gate.node.engine.verify()
-        while (line := (await client.get("/v1/sessions")).json()["sessions"][0])["outbox"] or not line["seq"]:
+        while (line := (await client.get("/v1/sessions")).json()["sessions"][0])["outbox"] or not line["seq"]:  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert line == {
             "name": session.name,

@@ -30,11 +30,18 @@ def read(text: str) -> Samples:
 
 async def test_counts_are_shown() -> None:
     async with in_memory() as (client, gate):
-        updates = [feature("a"), feature("a"), feature("b", version=3), feature("b", version=2), {"op": "move", "id": "c", "lon": 0, "lat": 0}, 1]
+        updates = [
+            feature("a"),
+            feature("a"),
+            feature("b", version=3),
+            feature("b", version=2),
+            {"op": "move", "id": "c", "lon": 0, "lat": 0},
+            1,
+        ]
         await client.post("/v1/updates", content=ndjson(updates), headers=NDJSON)
         await client.delete("/v1/entities/b")
         session, _ = join(gate)
-        gate.node.counters.flush.observe(0.003)
+        gate.node.engine.flush_lag.observe(0.003)
         gate.node.counters.loop_lag.observe(99)
         session.on_close(4000)
         response = await client.get("/metrics")
@@ -49,6 +56,7 @@ async def test_counts_are_shown() -> None:
     assert (value("entities"), value("tombstones"), value("sessions"), value("outbox_entities")) == (1, 1, 0, 0)
     assert value("connections_closed_total", code="4000") == 1
     assert (value("loop_lag_seconds_count"), value("loop_lag_seconds_sum")) == (1, 99)
+    assert (value("flush_lag_seconds_bucket", le="0.0025"), value("flush_lag_seconds_bucket", le="0.005")) == (0, 1)
     assert (value("loop_lag_seconds_bucket", le="10.0"), value("loop_lag_seconds_bucket", le="+Inf")) == (0, 1)
     assert samples["process_start_time_seconds", ()] > 0
 
@@ -56,7 +64,7 @@ async def test_counts_are_shown() -> None:
 async def test_labels_are_a_fixed_table_and_there_from_the_start() -> None:
     async with in_memory() as (client, _):
         samples = read((await client.get("/metrics")).text)
-    labels = {name: set() for name, _ in samples}
+    labels: dict[str, set[str]] = {name: set() for name, _ in samples}
     for name, pairs in samples:
         labels[name] |= {value for _, value in pairs}
     assert labels["realtime_updates_total"] == {"accepted", "unchanged", "stale", "rejected"}

@@ -184,7 +184,7 @@ export interface Stats {
 }
 
 export interface ErrorEvent {
-  /** An error code of the protocol; or `token`, `connect`, `bad_frame` for what failed on this side. */
+  /** An error code of the protocol; or `bad_frame`: what came could not be read or applied, and is healed. */
   code: string;
   /** Opens with the place of the fault, such as `filter[2][1]`. */
   message: string;
@@ -205,7 +205,7 @@ export interface Events {
   /** A delta was applied; comes after the events above, which tell the same one by one. */
   change: (change: ChangeEvent) => void;
   status: (status: Status) => void;
-  /** The server refused something, or something failed here. None of them ends the connection. */
+  /** The server refused something, or sent what makes no sense. The connection goes on. */
   error: (error: ErrorEvent) => void;
   /** Once a second while connected. */
   stats: (stats: Stats) => void;

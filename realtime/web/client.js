@@ -26,15 +26,15 @@ const ENVIRONMENT = {
 };
 
 const utf8 = new TextEncoder();
+const hashed = new Uint8Array(256); // an id has at most 128 bytes, a version at most 16 digits
 
-/** Tells of an error of the page's own where pages look for it. */
 const reportError = (error) => (globalThis.reportError ?? console.error)(error);
 
 /** An entity's part of a mirror's digest: fmix32(FNV-1a-32 of the UTF-8 of `id@version`). */
 export function digestOf(id, version) {
-  const bytes = utf8.encode(`${id}@${version}`);
+  const { written } = utf8.encodeInto(`${id}@${version}`, hashed);
   let h = 0x811c9dc5;
-  for (let i = 0; i < bytes.length; i++) h = Math.imul(h ^ bytes[i], 0x01000193);
+  for (let i = 0; i < written; i++) h = Math.imul(h ^ hashed[i], 0x01000193);
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
   h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
   return (h ^ (h >>> 16)) >>> 0;
@@ -195,7 +195,7 @@ export class Client {
     this.token = options.token;
     const { bbox = null, zoom, filter, ids, max_hz } = options;
     this.#want({ bbox, zoom, filter, ids, max_hz });
-    this.#isLooking = bbox !== null;
+    this.#isLooking = options.bbox !== undefined;
     this.connect();
   }
 
@@ -262,10 +262,6 @@ export class Client {
     }
   }
 
-  #report(code, error) {
-    this.#emit("error", { code, message: String(error?.message ?? error) });
-  }
-
   #setStatus(state, more) {
     this.status = { state, ...more };
     this.#emit("status", this.status);
@@ -286,8 +282,6 @@ export class Client {
     return true;
   }
 
-  // The connection: opened, lost, opened again
-
   async #open() {
     this.#release();
     const turn = this.#turn;
@@ -297,9 +291,8 @@ export class Client {
       await null; // a page that has just made this has no listeners on it yet
       token = typeof this.token === "function" ? await this.token() : await this.token;
     } catch (error) {
-      if (turn !== this.#turn) return;
-      this.#report("token", error);
-      return this.#lose(1006, "no token");
+      if (turn === this.#turn) this.#lose(1006, `no token: ${error}`);
+      return;
     }
     if (turn !== this.#turn) return;
     if (token !== undefined && token === this.#refusedToken) return this.#lose(4500, "no other token than the refused one", null);
@@ -308,8 +301,7 @@ export class Client {
     try {
       socket = new (this.#options.WebSocket ?? WebSocket)(this.#url, [SUBPROTOCOL]);
     } catch (error) {
-      this.#report("connect", error);
-      return this.#lose(1003, "the address cannot be connected to");
+      return this.#lose(1006, String(error), null); // a wrong address stays wrong
     }
     this.#socket = socket;
     const ifOurs = (call) => (event) => this.#socket === socket && call(event);
@@ -323,7 +315,7 @@ export class Client {
     this.#after("welcome", WELCOME_TIMEOUT_MS, () => this.#lose(1006, "no welcome in time"));
   }
 
-  /** Lets go of the socket and of all that belongs to one connection. */
+  /** Lets go of all that belongs to one connection. */
   #release() {
     const socket = this.#socket;
     this.#socket = this.#returnAt = null;
@@ -362,16 +354,15 @@ export class Client {
 
   #tick = () => {
     this.#after("tick", TICK_MS, this.#tick);
-    this.#emit("stats", this.stats);
     if (this.#isBroken) this.#heal();
     const { checkIntervalMs } = this.#options;
-    if (!checkIntervalMs || this.#env.now() - Math.max(this.#probedAt, this.#openedAt) < checkIntervalMs) return;
-    // A check is always answered; where not even that came, the connection is dead and nobody has told.
-    if (this.#probedAt > this.#frameAt) this.#lose(1006, "the server does not answer");
-    else this.check();
+    if (checkIntervalMs && this.#env.now() - Math.max(this.#probedAt, this.#openedAt) >= checkIntervalMs) {
+      // A check is always answered: if nothing came at all, the connection is dead.
+      if (this.#probedAt > this.#frameAt) return this.#lose(1006, "the server does not answer");
+      this.check();
+    }
+    this.#emit("stats", this.stats);
   };
-
-  // The view: sent at most so often, the newest wins
 
   #want(view) {
     // A copy, as the page may change its objects later.
@@ -406,7 +397,7 @@ export class Client {
     const view = { type: "view", id: this.#viewId + 1, ...(this.#isHidden ? { bbox: null } : this.#view) };
     let text = JSON.stringify(view);
     if (isFirst) {
-      // Where something is held, or the view is a long one, it waits for the welcome, which tells the limits.
+      // What is held, or is long, waits for the welcome, which tells the limits.
       const { message_bytes, have_entities } = this.#limits;
       if (!this.#isOpen && (this.entities.size || utf8.encode(text).length > message_bytes)) return;
       const isResumable = this.#mayHave && !this.#isBroken && this.entities.size && this.#world === this.welcome.world;
@@ -445,8 +436,6 @@ export class Client {
     if (JSON.stringify(wanted) !== JSON.stringify(refused)) this.#lookSoon();
   }
 
-  // Frames
-
   #onFrame(text) {
     this.#frameAt = this.#env.now();
     this.stats.bytes += text.length;
@@ -454,7 +443,7 @@ export class Client {
       this.#onMessage(JSON.parse(text));
     } catch (error) {
       this.stats.bad_frames += 1;
-      this.#report("bad_frame", error);
+      this.#emit("error", { code: "bad_frame", message: String(error) });
       this.#breakDown();
     }
     if (this.mirror.seq) this.#freshAt = this.#env.wall();
@@ -536,8 +525,7 @@ export class Client {
   }
 
   #onCheck(check) {
-    // It comes right behind the delta that it names. An earlier one says nothing of the mirror, nor does any while a reset
-    // is awaited; a later one tells that a delta was lost.
+    // It comes right behind the delta that it names: an earlier one says nothing, a later one that a delta was lost.
     if (this.#isBroken || check.seq < this.mirror.seq) return;
     this.stats.checks += 1;
     this.stats.pending = check.pending;
@@ -565,10 +553,7 @@ function toFeature(entity) {
   return { type: "Feature", id: entity.id, geometry: entity.geometry, properties: flatProperties(entity) };
 }
 
-/**
- * Returns the diff for `updateData` by which a source that shows `shown` (id -> Feature) shows `entities`, null if it
- * does, and makes `shown` so. Only `ids` are looked at; null: everything is removed and added anew.
- */
+/** The diff by which a source that shows `shown` shows `entities`, as far as `ids` go (null: anew); makes `shown` so. */
 export function toDiff(shown, entities, ids = null) {
   if (ids === null) {
     shown.clear();
@@ -605,8 +590,8 @@ function toUpdate(old, entity) {
 }
 
 /**
- * Lets a GeoJSON source of a MapLibre map show the mirror, and the client look at what the map shows. At most one diff
- * an animation frame and none while the map is busy with the last: what changes meanwhile is conflated by entity.
+ * Lets a source show the mirror, and the client look at what the map shows. At most one diff an animation frame, none
+ * while the map is busy with the last: what changes meanwhile is conflated by entity.
  */
 export function bindSource(client, map, sourceId, { follow = true, requestFrame = (call) => requestAnimationFrame(call) } = {}) {
   const shown = new Map(); // what the source was given

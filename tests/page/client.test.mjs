@@ -47,6 +47,12 @@ test("a view too long for a client that is not identified waits for the welcome"
   assert.equal(net.sent("view").length, 1);
 });
 
+test("a view may name entities, and show nothing else", async () => {
+  const net = new FakeNet({ bbox: null, ids: ["a"] });
+  await net.start();
+  assert.deepEqual(net.sent("view").map(({ bbox, ids }) => ({ bbox, ids })), [{ bbox: null, ids: ["a"] }]);
+});
+
 test("takes an http address for a ws one", async () => {
   const net = new FakeNet({ url: "https://example.org/live/ws?x=1" });
   await settle();
@@ -57,8 +63,7 @@ test("an address that a browser refuses is not tried again", async () => {
   const refusing = class { constructor() { throw new SyntaxError("no such address"); } };
   const net = new FakeNet({ WebSocket: refusing });
   await settle();
-  assert.deepEqual([status(net).state, status(net).retry_ms], ["closed", null]);
-  assert.equal(net.heard("error")[0].code, "connect");
+  assert.deepEqual(status(net), { state: "closed", code: 1006, reason: "SyntaxError: no such address", retry_ms: null });
 });
 
 test("a connection that never gets a welcome is given up", async () => {

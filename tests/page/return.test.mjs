@@ -178,7 +178,7 @@ test("a function that fails is asked again later", async () => {
   const net = new FakeNet({ bbox: BOX, token });
   await settle();
   assert.equal(net.sockets.length, 0);
-  assert.deepEqual(net.heard("error").map(({ code, message }) => [code, message]), [["token", "the sign-in service is down"]]);
+  assert.deepEqual([status(net).reason, status(net).retry_ms], ["no token: Error: the sign-in service is down", 250]);
   await net.clock.advance(250);
   await net.clock.advance(500);
   assert.equal(net.sockets.length, 1);

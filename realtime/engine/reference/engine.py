@@ -19,7 +19,7 @@ from realtime.engine.digest import digest_of, format_digest
 from realtime.engine.filters import Filter
 from realtime.engine.reference.frames import Pieces, encode_change, encode_delta, encode_feature, encode_id
 from realtime.engine.reference.outboxes import Entry
-from realtime.engine.reference.views import INFINITE, TAKEN, BoxIndex, Matcher, Session, reaches, shows
+from realtime.engine.reference.views import INFINITE, TAKEN, BoxIndex, Matcher, Session, matching, reaches, shows
 from realtime.engine.reference.world import State, Tombstone, World
 from realtime.engine.sampling import choose, must_choose
 from realtime.geo import Box, boxes_meet
@@ -173,12 +173,12 @@ class ReferenceEngine:
             session.reset_is_owed, session.may_hold = False, True
             held = {id: self._believe(session, id, version) for id, version in have.items()}
         session.reset_is_owed = session.reset_is_owed or is_reset
-        matched = [state for state in self._around(session.view) if session.matches(state)]
+        matched = matching(session, self._around(session.view))
         session.total = len(matched)
-        seen = [state for state in matched if session.samples(state)]
+        seen = session.sampled(matched)
         if must_choose(len(seen), session.threshold, self._settings.entities_per_view):
             session.threshold = choose((state.key for state in matched), len(matched), self._settings.entities_per_view)
-            seen = [state for state in matched if session.samples(state)]
+            seen = session.sampled(matched)
         session.shown = len(seen)
         session.outbox.refill(held, {state.id: state.wire for state in seen}, now)
         session.answer_is_owed = True
@@ -200,7 +200,7 @@ class ReferenceEngine:
 
     def _held(self, session: Session) -> dict[str, int]:
         """Return what the session's client holds: {id: version}, computed from the world and the outbox."""
-        held = {state.id: state.wire for state in self._around(session.view) if session.sees(state)}
+        held = {state.id: state.wire for state in session.sampled(matching(session, self._around(session.view)))}
         for entries in (session.outbox.leaving, session.outbox.showing):
             for id, entry in entries.items():
                 held[id] = entry.held
@@ -342,8 +342,8 @@ class ReferenceEngine:
         if one.reset_is_owed and one.may_hold:
             return None
         count = digest = 0
-        for state in self._around(one.view):
-            if one.outbox.entry(state.id) is None and one.sees(state):
+        for state in one.sampled(matching(one, self._around(one.view))):
+            if one.outbox.entry(state.id) is None:
                 count += 1
                 digest ^= state.digest()
         for entries in (one.outbox.leaving, one.outbox.showing):

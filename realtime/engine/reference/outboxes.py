@@ -75,8 +75,11 @@ class Outbox:
         for id, version in held.items():
             if version and id not in seen:
                 self.leaving[id] = Entry(version, before[id].since if id in before else now, True)
-        for id, wire in seen.items():
-            version = held.get(id, 0)
-            if version != wire:
-                self.showing[id] = Entry(version, before[id].since if id in before else now, True)
+        if not held and not before:
+            self.showing = dict.fromkeys(seen, Entry(0, now, True))
+        else:
+            for id, wire in seen.items():
+                version = held.get(id, 0)
+                if version != wire:
+                    self.showing[id] = Entry(version, before[id].since if id in before else now, True)
         self.fills = len(self)

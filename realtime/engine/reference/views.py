@@ -80,6 +80,10 @@ class Session:
         """Tell whether the sample includes the entity."""
         return self.threshold is None or state.key < self.threshold
 
+    def sampled(self, states: list[State]) -> list[State]:
+        """Return those of `states` that the sample includes."""
+        return states if self.threshold is None else [state for state in states if state.key < self.threshold]
+
     def sees(self, state: State) -> bool:
         """Tell whether the state belongs to V(s)."""
         return self.samples(state) and self.matches(state)
@@ -108,6 +112,28 @@ def shows(view: View, state: State) -> bool:
     if state.min_zoom > view.zoom or not reaches(view, state):
         return False
     return view.filter is None or view.filter.passes(state.id, state.kind or None, state.value)
+
+
+def matching(session: Session, states: Iterable[State]) -> list[State]:
+    """Return those of many states that the session may see, sampled or not: `Session.matches` with its questions hoisted."""
+    view, principals = session.view, session.principals
+    zoom, filter, ids, boxes = view.zoom, view.filter, view.ids, view.boxes
+    if len(boxes) != 1:
+        return [state for state in states if session.matches(state)]
+    west, south, east, north = boxes[0]
+    found = []
+    for state in states:
+        if state.min_zoom > zoom or state.access.isdisjoint(principals):
+            continue
+        for a in state.geometry.boxes:
+            if a[0] <= east and west <= a[2] and a[1] <= north and south <= a[3]:
+                break
+        else:
+            if state.id not in ids:
+                continue
+        if filter is None or filter.passes(state.id, state.kind or None, state.value):
+            found.append(state)
+    return found
 
 
 class Matcher:
