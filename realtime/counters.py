@@ -9,6 +9,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 
+from realtime.errors import CLOSE_CODES
+
+NO_CLOSE_FRAME = 1006  # as RFC 6455 calls a connection that ended without one
+OTHER_CLOSE = 0
+_COUNTED_CLOSES = frozenset((*map(int, CLOSE_CODES), NO_CLOSE_FRAME))
+
 LATENCY_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -42,7 +48,7 @@ class Counters:
     def __init__(self) -> None:
         self.updates: Counter[str] = Counter()  # accepted, unchanged, stale, rejected
         self.rejected: Counter[str] = Counter()  # updates and messages by error code
-        self.closed: Counter[int] = Counter()  # connections by close code
+        self.closed: Counter[int] = Counter()  # connections by close code; 0: any that is not in the table
         self.events: Counter[str] = Counter()  # what the connections and the API met, by name
         self.frames = 0  # deltas written
         self.frame_bytes = 0
@@ -51,3 +57,7 @@ class Counters:
     def count(self, name: str) -> None:
         """Count an event by name."""
         self.events[name] += 1
+
+    def count_close(self, code: int) -> None:
+        """Count the end of a connection. Clients may choose codes, too; those that mean nothing here are one."""
+        self.closed[code if code in _COUNTED_CLOSES else OTHER_CLOSE] += 1

@@ -8,6 +8,7 @@ An entity's boxes are those of its geometry as published; only one that touches 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ Box = tuple[float, float, float, float]  # min_x, min_y, max_x, max_y, in degree
 WORLD: Box = (-180.0, -90.0, 180.0, 90.0)
 # Beyond a hundred turns around the globe a longitude is a mistake, and no longer exact to the centimetre.
 VIEW_LONGITUDE_MAX = 36_000.0
+_DOUBLE_MAX = sys.float_info.max
 
 _NESTING = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
 # How deep below `coordinates` the parts that hang together begin: a polygon is one part, its rings are not.
@@ -43,10 +45,11 @@ def boxes_meet(one: Sequence[Box], other: Sequence[Box]) -> bool:
 
 
 def view_boxes(bbox: object, name: str = "bbox") -> tuple[Box, ...]:
-    """Return the boxes of a view's `[west, south, east, north]`: none for None, otherwise one to three.
+    """Return the boxes of a view's `[west, south, east, north]`: none where it shows nothing, otherwise one or two.
 
     At least 360 degrees wide is the world; otherwise west is brought into [-180, 180), and what reaches beyond 180
-    goes on from -180. A box across the antimeridian is thus written with an east above 180.
+    goes on from -180. A box across the antimeridian is thus written with an east above 180. Latitudes beyond the
+    poles are cut off.
     """
     if bbox is None:
         return ()
@@ -54,31 +57,46 @@ def view_boxes(bbox: object, name: str = "bbox") -> tuple[Box, ...]:
     if south > north or west > east:
         hint = "; a box across the antimeridian has an east above 180" if west > east else ""
         raise Refused(ErrorCode.BAD_VIEW, f"{name}: west and south must not exceed east and north{hint}")
-    if max(abs(west), abs(east)) > VIEW_LONGITUDE_MAX:
+    if max(abs(west), abs(east)) > VIEW_LONGITUDE_MAX and east - west < 360:
         raise Refused(ErrorCode.BAD_VIEW, f"{name}: longitudes within {VIEW_LONGITUDE_MAX:.0f} degrees are allowed")
-    if east - west >= 360:
-        return ((-180.0, south, 180.0, north),)
+    south, north = max(south, WORLD[1]), min(north, WORLD[3])
+    if south > north:
+        return ()
+    return tuple((min_x, south, max_x, north) for min_x, max_x in _longitudes(west, east))
+
+
+def _longitudes(west: float, east: float) -> list[tuple[float, float]]:
+    """Return the stretches of [-180, 180] that west to east covers.
+
+    Every difference taken here is exact, as its result is a smaller number on the same grid of doubles: the edges
+    of a view are neither widened nor narrowed by being brought around the globe.
+    """
+    if max(abs(west), abs(east)) > VIEW_LONGITUDE_MAX:
+        return [(-180.0, 180.0)]
     turns = math.floor((west + 180) / 360) * 360
-    west, east = west - turns, east - turns
-    if east > 180:
-        return ((west, south, 180.0, north), (-180.0, south, east - 360, north))
-    boxes = [(west, south, east, north)]
-    if east == 180:
-        boxes.append((-180.0, south, -180.0, north))
+    if west - turns < -180:  # the sum was rounded up to the next turn
+        turns -= 360
+    west, beyond = west - turns, east - (turns + 360)  # where it ends, should it go on from -180
+    if beyond >= west:
+        return [(-180.0, 180.0)]
+    if beyond > -180:
+        return [(west, 180.0), (-180.0, beyond)]
+    stretches = [(west, east - turns)]
+    if beyond == -180:
+        stretches.append((-180.0, -180.0))
     if west == -180:
-        boxes.append((180.0, south, 180.0, north))
-    return tuple(boxes)
+        stretches.append((180.0, 180.0))
+    return stretches
 
 
 def _four_numbers(bbox: object, name: str) -> list[float]:
     if not isinstance(bbox, (list, tuple)) or len(bbox) != 4:
         raise Refused(ErrorCode.BAD_VIEW, f"{name}: [west, south, east, north] is expected, or null")
-    numbers = []
     for value in bbox:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        # Compared rather than asked for being finite: an integer may be too long to become a double.
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not -_DOUBLE_MAX <= value <= _DOUBLE_MAX:
             raise Refused(ErrorCode.BAD_VIEW, f"{name}: four finite numbers are expected")
-        numbers.append(float(value))
-    return numbers
+    return [float(value) for value in bbox]
 
 
 def point(lon: object, lat: object) -> Geometry:
@@ -123,7 +141,7 @@ def _position(value: Any) -> tuple[float, float]:
     for number in value:
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             raise _bad("a position is an array of two or three numbers")
-        if not -1.8e308 < number < 1.8e308:  # false for NaN, too
+        if not -_DOUBLE_MAX <= number <= _DOUBLE_MAX:  # false for NaN, too
             raise _bad("coordinates are finite")
     x, y = value[0], value[1]
     if not (-180 <= x <= 180 and -90 <= y <= 90):

@@ -18,8 +18,9 @@ PROTOCOL = 1
 SUBPROTOCOL_JSON = "realtime.v1.json"
 SUBPROTOCOL_MSGPACK = "realtime.v1.msgpack"
 
-MessageId = Annotated[str, Meta(max_length=128)] | int
 Text = Annotated[str, Meta(max_length=128)]
+Integer = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # what both subprotocols can carry back
+MessageId = Text | Integer
 
 
 class Undecodable(ValueError):
@@ -45,7 +46,7 @@ class View(Struct, frozen=True, tag="view"):
     ids: Any = None
     max_hz: Annotated[float, Meta(ge=0.1, le=1e6)] | None = None
     id: MessageId | None = None
-    have: dict[str, int] | None = None
+    have: dict[str, int | float] | None = None
     world: Text | None = None
     away_ms: Annotated[float, Meta(ge=0)] | None = None
     last: bool = False
@@ -81,7 +82,7 @@ class JobsShown(Struct, frozen=True, tag="ack"):
 class Ping(Struct, frozen=True, tag="ping"):
     """Asks for a pong."""
 
-    t: float | Text | None = None
+    t: Integer | float | Text | None = None
 
 
 ClientMessage = Identify | View | Refresh | CheckRequest | Publish | Subscribe | Unsubscribe | JobsShown | Ping
@@ -102,7 +103,7 @@ def decode_object(data: str | bytes) -> dict[str, Any]:
     """Return the object in one message: text is JSON, bytes are msgpack."""
     try:
         value = msgspec.json.decode(data) if isinstance(data, str) else msgspec.msgpack.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Undecodable(f"not {'JSON' if isinstance(data, str) else 'msgpack'}: {type(error).__name__}") from None
     if not isinstance(value, dict):
         raise Undecodable("a message is an object")
@@ -125,9 +126,12 @@ def to_message(value: dict[str, Any]) -> ClientMessage:
 
 
 def reference_of(value: dict[str, Any]) -> str | int | None:
-    """Return the id by which an `error` names the message that it answers."""
-    id = value.get("id")
-    return id if isinstance(id, (str, int)) and not isinstance(id, bool) and len(str(id)) <= 128 else None
+    """Return the id by which an `error` names the message that it answers; None if it has none that may be one."""
+    try:
+        id: str | int | None = msgspec.convert(value.get("id"), MessageId | None)
+    except msgspec.ValidationError:
+        return None
+    return id
 
 
 # Server to client
@@ -185,7 +189,7 @@ class Ack(Struct, frozen=True, tag="ack", omit_defaults=True):
 class Pong(Struct, frozen=True, tag="pong"):
     """Answers a ping."""
 
-    t: float | str | None = None
+    t: int | float | str | None = None
 
 
 class Error(Struct, frozen=True, tag="error"):

@@ -24,7 +24,7 @@ from realtime.gateway.api import make_app
 from realtime.gateway.flush import Flusher
 from realtime.gateway.http import ApiServer
 from realtime.gateway.identity import Identity, configured
-from realtime.gateway.public import Public
+from realtime.gateway.public import pages
 from realtime.gateway.session import Gate
 from realtime.gateway.websocket import Listener, listen
 from realtime.geo import WORLD, view_boxes
@@ -118,7 +118,8 @@ class Server:
         self._flusher = Flusher(self.node)
         self._gate = Gate(self.node, self._flusher, self._identity)
         try:
-            self._listener = await listen(self.config, self._gate.new_session, public_get=Public(self.node).get, count=self.counters.count)
+            found = pages(self.config.server)
+            self._listener = await listen(self.config, self._gate.new_session, public_get=lambda path, _headers: found.get(path), count=self.counters.count)
             if self.config.http.enabled:
                 self._api = ApiServer(self._gate)
                 await self._api.start(self.config)

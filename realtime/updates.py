@@ -6,18 +6,18 @@ the world. Geometry and properties become canonical bytes here, once. What is wr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from realtime.config import LimitsConfig, PublishConfig
 from realtime.engine import Op, Update
-from realtime.errors import ErrorCode, Refused
+from realtime.errors import ConfigError, ErrorCode, Refused
 from realtime.geo import Geometry, parse_geometry, point
 from realtime.values import canonical, parse_id, parse_version
 
 ACCESS_PRINCIPALS_MAX = 64
 MIN_ZOOM_MAX = 64.0
+MIN_ZOOM_DEFAULT = -64.0  # the least that a view may have: without a `min_zoom` an entity is shown at every zoom
 TTL_MAX_S = 10 * 366 * 86_400.0
 RANK_DEFAULT = 0.5
 
@@ -29,7 +29,7 @@ def parse_principal(value: object, name: str) -> str:
     if isinstance(value, str):
         kind, _, rest = value.partition(":")
         if kind in ("user", "group"):
-            return f"{kind}:{parse_id(rest, name)}"
+            return f"{kind}:{_named(rest, name)}"
     raise Refused(ErrorCode.BAD_UPDATE, f"{name}: public, user:ID or group:NAME is expected")
 
 
@@ -37,8 +37,12 @@ class UpdateParser:
     """Turns decoded objects into updates, within the limits of one configuration."""
 
     def __init__(self, limits: LimitsConfig, publish: PublishConfig) -> None:
+        """Raises `ConfigError` for a default that is none."""
         self._limits = limits
-        self._default_access = frozenset(parse_principal(p, "publish.default_access") for p in publish.default_access)
+        try:
+            self._default_access = _access(publish.default_access, "publish.default_access")
+        except Refused as refused:
+            raise ConfigError(refused.message) from None
         self._by_op: dict[object, Callable[[Mapping[str, Any], str, int], Update]] = {
             "patch": self._patch,
             "move": self._move,
@@ -63,7 +67,6 @@ class UpdateParser:
         geometry = parse_geometry(value.get("geometry"), self._limits.entity_positions)
         properties = self._properties(value.get("properties"), False)
         get = value.get
-        access = get("access")
         return Update(
             Op.UPSERT,
             id,
@@ -73,7 +76,7 @@ class UpdateParser:
             _kind(get("kind")),
             _min_zoom(get("min_zoom")),
             _rank(get("rank")),
-            self._default_access if access is None else _access(access),
+            self._access_or_default(get("access")),
             _ttl(get("ttl")),
         )
 
@@ -93,12 +96,12 @@ class UpdateParser:
             _kind(value["kind"]) if "kind" in value else None,
             _min_zoom(value["min_zoom"]) if "min_zoom" in value else None,
             _rank(value["rank"]) if "rank" in value else None,
-            self._patched_access(value["access"]) if "access" in value else None,
+            self._access_or_default(value["access"]) if "access" in value else None,
             _ttl(value["ttl"]) if "ttl" in value else None,
         )
 
-    def _patched_access(self, value: object) -> frozenset[str]:
-        return self._default_access if value is None else _access(value)
+    def _access_or_default(self, value: object) -> frozenset[str]:
+        return self._default_access if value is None else _access(value, "access")
 
     def _move(self, value: Mapping[str, Any], id: str, version: int) -> Update:
         return Update(Op.MOVE, id, version, point(value.get("lon"), value.get("lat")))
@@ -111,21 +114,23 @@ class UpdateParser:
             return {}
         if not isinstance(value, Mapping):
             raise _bad("properties: an object is expected, or null")
-        if len(value) > self._limits.entity_properties:
-            raise Refused(ErrorCode.TOO_BIG, f"properties: at most {self._limits.entity_properties} are allowed")
         result: dict[str, bytes | None] = {}
-        size = 0
+        count = size = 0
         for name, item in value.items():
             if not isinstance(name, str):
                 raise Refused(ErrorCode.BAD_VALUE, "properties: keys are strings")
-            if item is not None:
-                json = canonical(item, "properties")
-                size += len(json) + len(name)
-                result[_name(name)] = json
+            encoded_name = canonical(name, "properties")
+            if item is not None:  # a property that is null is absent
+                json = result[name] = canonical(item, "properties")
+                count += 1
+                size += len(encoded_name) + len(json)
             elif is_patch:
-                result[_name(name)] = None
-        if size > self._limits.entity_bytes:
-            raise Refused(ErrorCode.TOO_BIG, f"properties: an entity has at most {self._limits.entity_bytes} bytes")
+                result[name] = None
+            # Refused before all of it is read: what is far too much costs no more than what is a little too much.
+            if count > self._limits.entity_properties:
+                raise Refused(ErrorCode.TOO_BIG, f"properties: at most {self._limits.entity_properties} are allowed")
+            if size > self._limits.entity_bytes:
+                raise Refused(ErrorCode.TOO_BIG, f"properties: an entity has at most {self._limits.entity_bytes} bytes")
         return result
 
 
@@ -138,31 +143,28 @@ def _version(value: Mapping[str, Any]) -> int:
     return 0 if version is None else parse_version(version)
 
 
-def _name(name: str) -> str:
-    if not name.isascii():
-        canonical(name, "properties")  # refuses lone surrogates
-    return name
+def _named(value: object, name: str) -> str:
+    """Return a text that is bounded as an id is, and is none."""
+    try:
+        return parse_id(value, name)
+    except Refused as refused:
+        raise _bad(refused.message) from None
 
 
 def _kind(value: object) -> str:
-    if value is None:
-        return ""
-    try:
-        return parse_id(value, "kind")
-    except Refused as refused:
-        raise _bad(refused.message) from None
+    return "" if value is None else _named(value, "kind")
 
 
 def _real(value: object, name: str, low: float, high: float, default: float) -> float:
     if value is None:
         return default
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high:
         return float(value)
     raise _bad(f"{name}: a number from {low:g} to {high:g} is expected, or null")
 
 
 def _min_zoom(value: object) -> float:
-    return _real(value, "min_zoom", 0, MIN_ZOOM_MAX, 0.0)
+    return _real(value, "min_zoom", 0, MIN_ZOOM_MAX, MIN_ZOOM_DEFAULT)
 
 
 def _rank(value: object) -> float:
@@ -176,7 +178,7 @@ def _ttl(value: object) -> float:
     return ttl
 
 
-def _access(value: object) -> frozenset[str]:
+def _access(value: object, name: str) -> frozenset[str]:
     if not isinstance(value, (list, tuple)) or len(value) > ACCESS_PRINCIPALS_MAX:
-        raise _bad(f"access: an array of at most {ACCESS_PRINCIPALS_MAX} principals is expected, or null")
-    return frozenset(parse_principal(principal, "access") for principal in value)
+        raise _bad(f"{name}: an array of at most {ACCESS_PRINCIPALS_MAX} principals is expected, or null")
+    return frozenset(parse_principal(principal, name) for principal in value)

@@ -55,6 +55,7 @@ class Client:
         self.is_taken = False
         self.last_frame = float("-inf")  # seconds since the Unix epoch
         self.periods = [FLUSH_INTERVAL_S]  # of the views since the last frame, in seconds
+        self.lost: set[str] = set()  # by a change of rights: to be told whatever max_hz says
         self.may_hurry = False  # rights changed: max_hz does not hold until all is settled
 
     def look(self, message: dict[str, Any], have: dict[str, int] | None = None) -> None:
@@ -77,6 +78,11 @@ class Client:
         period = FLUSH_INTERVAL_S if self.may_hurry else min(self.periods)
         assert self.machine.now >= self.last_frame + period, f"due after {self.machine.now - self.last_frame} s, the period is {period} s"
         self.is_taken = True
+
+    def lose(self, revoked: set[str]) -> None:
+        """The rights to these ids were revoked: those that are held must leave at the next flush."""
+        self.lost |= revoked
+        self.may_hurry = self.may_hurry or bool(revoked or self.viewer.revoked())
 
     def drain(self, budget: int) -> bool:
         frame = self.machine.engine.drain(self.number, budget, self.machine.now)
@@ -121,11 +127,10 @@ class EngineMachine(RuleBasedStateMachine):
     def publish(self, *changes: tuple[dict[str, Any], int | None]) -> None:
         """Publish one batch: of each update also its version, relative to the seen one (None: none). Ids differ."""
         batch = [self.versioned(*change) for change in changes]
-        rights = self.rights()
+        seen = [(client, client.viewer.expected().keys()) for client in self.clients]
         expected = [self.world.apply(update, self.now) for update in batch]
-        if any(self.rights().get(id, access) != access for id, access in rights.items()):
-            for client in self.clients:
-                client.may_hurry = True
+        for client, before in seen:
+            client.lose({id for id in before if client.viewer.is_denied(id)})
         verdicts = self.engine.apply([self.parser.parse(update) for update in batch], self.now)
         assert [VERDICTS[verdict] for verdict in verdicts] == expected, f"{batch}: {verdicts}, and not {expected}"
 
@@ -137,8 +142,8 @@ class EngineMachine(RuleBasedStateMachine):
         past = max((state.version for state in self.world.states.get(update["id"], [])), default=100)
         return update | {"version": max(1, known.seen + relative if known else past + abs(relative) + 1)}
 
-    def rights(self) -> dict[str, frozenset[str]]:
-        return {id: entity.settings.access for id, entity in self.world.entities.items()}
+    def held(self) -> list[str]:
+        return sorted({id for client in self.clients for id in client.viewer.mirror})
 
     def expire(self) -> None:
         assert self.engine.expire(self.now) == self.world.expire(self.now)
@@ -163,9 +168,17 @@ class EngineMachine(RuleBasedStateMachine):
 
     # The world changes
 
-    @initialize(features=st.lists(st.tuples(drawn.ids, drawn.point, drawn.properties), max_size=11, unique_by=lambda f: f[0]))
-    def populate(self, features: list[Any]) -> None:
-        self.publish(*(({"type": "Feature", "id": id, "geometry": g, "properties": ps}, None) for id, g, ps in features))
+    def publish_crowd(self, features: dict[str, Any]) -> None:
+        self.publish(*(({"type": "Feature", "id": id, "geometry": g, "properties": ps}, None) for id, (g, ps) in features.items()))
+
+    @initialize(features=drawn.crowd)
+    def populate(self, features: dict[str, Any]) -> None:
+        self.publish_crowd(features)
+
+    @rule(features=drawn.crowd, soon=drawn.soon)
+    def crowd(self, features: dict[str, Any], soon: int) -> None:
+        self.publish_crowd(features)
+        self.flush_soon(soon)
 
     @rule(
         id=drawn.ids,
@@ -194,16 +207,25 @@ class EngineMachine(RuleBasedStateMachine):
         self.publish(*(({"id": id, **change}, None) for id, change in changes))
         self.flush_soon(soon)
 
-    @precondition(lambda self: any(client.viewer.mirror for client in self.clients))
+    @precondition(lambda self: self.held())
     @rule(data=st.data(), changes=st.lists(drawn.happening, min_size=1, max_size=3), soon=drawn.soon)
     def touch(self, data: Any, changes: list[dict[str, Any]], soon: int) -> None:
         """What a client holds changes, maybe more than once before it is told."""
-        id = data.draw(st.sampled_from(sorted({id for client in self.clients for id in client.viewer.mirror})))
+        id = data.draw(st.sampled_from(self.held()))
         for change in changes:
             self.publish(({"id": id, **change}, None))
         self.flush_soon(soon)
 
-    @rule(doomed=st.lists(drawn.ids, min_size=1, max_size=8, unique=True), version=drawn.version, soon=drawn.soon)
+    @precondition(lambda self: self.held())
+    @rule(data=st.data(), moves=st.lists(drawn.move, min_size=1, max_size=4), soon=drawn.soon)
+    def travel(self, data: Any, moves: list[dict[str, Any]], soon: int) -> None:
+        """Some of what clients hold moves at once."""
+        held = self.held()
+        first = data.draw(st.integers(0, len(held) - 1))
+        self.publish(*(({"id": id, **move}, None) for id, move in zip(held[first:], moves, strict=False)))
+        self.flush_soon(soon)
+
+    @rule(doomed=drawn.doomed, version=drawn.version, soon=drawn.soon)
     def delete(self, doomed: list[str], version: int | None, soon: int) -> None:
         self.publish(*(({"op": "delete", "id": id}, version) for id in doomed))
         self.flush_soon(soon)
@@ -271,6 +293,7 @@ class EngineMachine(RuleBasedStateMachine):
         client = data.draw(st.sampled_from(self.clients))
         self.engine.allow(client.number, rights, self.now)
         client.viewer.allow(rights)
+        client.lose(client.viewer.revoked())
         client.may_hurry = True
         self.flush_soon(soon)
 
@@ -317,7 +340,7 @@ class EngineMachine(RuleBasedStateMachine):
         for client in self.clients:
             assert client.check() == 0, "something is pending though nothing is due"
             client.viewer.settled()
-            client.may_hurry = False
+            client.lost, client.may_hurry = set(), False
 
     @precondition(lambda self: self.clients)
     @rule(data=st.data())
@@ -338,7 +361,8 @@ class EngineMachine(RuleBasedStateMachine):
         """What a client holds and may not see any more leaves at the next flush, whatever max_hz says."""
         due = self.engine.next_due()
         for client in self.clients:
-            if not client.is_taken and client.viewer.revoked():
+            client.lost &= client.viewer.revoked()
+            if client.lost and not client.is_taken:
                 assert due is not None, "what was revoked would stay"
                 assert due <= client.last_frame + FLUSH_INTERVAL_S, f"what was revoked waits for {due - client.last_frame} s"
 

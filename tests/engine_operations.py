@@ -29,6 +29,9 @@ fiji = st.just({"type": "MultiLineString", "coordinates": [[[179.5, 0], [180, 0]
 geometry = st.one_of(point, point, point, high_point, line, polygon, points, fiji)
 properties = st.dictionaries(st.sampled_from(["a", "b", "c", "speed"]), st.sampled_from(VALUES), max_size=4)
 
+crowd = st.dictionaries(ids, st.tuples(point, properties), min_size=3, max_size=len(IDS))  # plain Points, so that they can be moved
+doomed = st.one_of(ids.map(lambda id: [id]), st.lists(ids, min_size=1, max_size=8, unique=True))
+
 KINDS = [None, "bus", "tram"]
 ZOOMS_MIN = [None, None, 0, 5, 10]
 RANKS = [None, 0, 0.25, 0.5, 1]

@@ -103,13 +103,14 @@ class Viewer:
         """The number that the session's outbox must never exceed: what the client holds together with what its view shows."""
         return min(len(self.mirror.keys() | self.expected().keys()), len(self.mirror) + self.world.limits.entities_per_view)
 
+    def is_denied(self, entity_id: str) -> bool:
+        """Whether the entity lives and the rights do not allow it now."""
+        entity = self.world.entities.get(entity_id)
+        return entity is not None and not allowed(entity.settings.access, self.principals)
+
     def revoked(self) -> set[str]:
         """The ids that are held and that the rights do not allow now, but for those that are held by `have` alone."""
-        return {
-            entity_id
-            for entity_id in self.mirror.keys() & self.world.entities.keys() - self._claimed.keys()
-            if not allowed(self.world.entities[entity_id].settings.access, self.principals)
-        }
+        return {entity_id for entity_id in self.mirror.keys() - self._claimed.keys() if self.is_denied(entity_id)}
 
     def feed(self, frame: Frame) -> dict[str, Any]:
         """Judge one frame, and return it decoded; types other than delta and check are returned unjudged."""

@@ -393,7 +393,7 @@ async def test_beyond_loopback_a_name_must_be_listed(bound: str) -> None:
 
 
 async def test_a_listed_origin_may_ask_and_read() -> None:
-    async with in_memory(origins=["https://map.example"]) as (client, _):
+    async with in_memory(origins=["HTTPS://map.example:443"]) as (client, _):
         preflight = {
             "origin": "https://map.example",
             "access-control-request-method": "POST",

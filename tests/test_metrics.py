@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 from prometheus_client import REGISTRY
@@ -10,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from realtime.errors import CLOSE_CODES, ErrorCode
 from tests.api_node import NDJSON, feature, in_memory, join, ndjson
+from tests.conftest import ROOT
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -81,3 +83,12 @@ async def test_nothing_global_is_touched() -> None:
         assert read((await other.get("/metrics")).text)["realtime_entities", ()] == 0
     assert set(REGISTRY._names_to_collectors) == before
     assert logging.getLogger("prometheus_client").handlers == []
+
+
+async def test_the_docs_name_the_metrics() -> None:
+    page = (ROOT / "docs" / "publishing.md").read_text()
+    documented = dict(re.findall(r"^\| `(realtime_\w+)(?:\{\w+\})?` \| (\w+) \|", page, re.MULTILINE))
+    async with in_memory() as (client, _):
+        families = text_string_to_metric_families((await client.get("/metrics")).text)
+        shown = {family.name + "_total" * (family.type == "counter"): family.type for family in families}
+    assert documented == {name: kind for name, kind in shown.items() if name.startswith("realtime_")}

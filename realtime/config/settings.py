@@ -16,17 +16,18 @@ def _why(text: str) -> Meta:
 
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Count = Annotated[int, Meta(ge=1, le=1 << 40)]
-CountOrNone = Annotated[int, Meta(ge=0, le=1 << 40)]
+Count = Annotated[int, Meta(ge=1, le=10**9)]  # fits the C int of a socket option
+CountOrNone = Annotated[int, Meta(ge=0, le=10**9)]
 Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 Patience = Annotated[float, Meta(ge=0, le=3600)]
 Milliseconds = Annotated[float, Meta(ge=0, le=60_000)]
 Rate = Annotated[float, Meta(gt=0, le=1e9)]
 # A title says in an error and in the reference what its pattern says to a machine.
-Origin = Annotated[str, Meta(pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\s]+$", title="http(s)://host[:port]")]
-HostName = Annotated[str, Meta(pattern=r"^[^/?#@\s]+$", title="host[:port]")]
-Principal = Annotated[str, Meta(pattern=r"^(public|user:.+|group:.+)$", title="public, user:ID or group:NAME")]
+Origin = Annotated[str, Meta(pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\s]+\Z", title="http(s)://host[:port]")]
+HostName = Annotated[str, Meta(pattern=r"^[^/?#@\s]+\Z", title="host[:port]")]
+Principal = Annotated[str, Meta(pattern=r"^(public|user:.+|group:.+)\Z", title="public, user:ID or group:NAME")]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Token = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,6 +36,10 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     host: Annotated[str, _why("Address the public port binds. Beyond loopback, identity.anonymous decides who gets in.")] = "127.0.0.1"
     port: Annotated[Port, _why("Public port; 0 picks a free one.")] = 8765
     origins: Annotated[list[Origin], _why("Origins whose pages may connect besides the server's own.")] = field(default_factory=list)
+    console: Annotated[
+        Literal["loopback", "always", "never"],
+        _why("Who is shown the console at GET /: nobody, everybody, or everybody while only loopback is bound."),
+    ] = "loopback"
     drain_s: Annotated[Patience, _why("At SIGTERM, how long clients are given to leave before they are closed.")] = 5.0
     backlog: Annotated[Count, _why("Connections that wait for accept; a reconnect storm fills it.")] = 4096
 
@@ -105,9 +110,9 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """What publishers leave unsaid."""
 
-    default_access: Annotated[list[Principal], _why("Principals of an entity that names none; whoever is none of them does not see it.")] = (
-        field(default_factory=lambda: ["public"])
-    )
+    default_access: Annotated[
+        list[Principal], _why("Principals of an entity that names none; whoever is none of them does not see it.")
+    ] = field(default_factory=lambda: ["public"])
 
 
 class TokenConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,7 +131,7 @@ class IdentityConfig(Struct, frozen=True, forbid_unknown_fields=True):
         _why("Who may connect without a token: nobody, everybody, or everybody as long as the server binds loopback only."),
     ] = "loopback"
     tokens: Annotated[
-        dict[Name, TokenConfig], _why("Fixed tokens for tests and trials: token -> {user, groups, publish (id patterns)}. Never printed.")
+        dict[Token, TokenConfig], _why("Fixed tokens for tests and trials: token -> {user, groups, publish (id patterns)}. Never printed.")
     ] = field(default_factory=dict)
 
 

@@ -48,8 +48,9 @@ def make_app(gate: Gate) -> Starlette:
     http = gate.node.config.http
     middleware = [Middleware(Guard, http, gate.node.counters)]
     if http.origins:
+        origins = [_as_sent(origin) for origin in http.origins]
         middleware.append(
-            Middleware(CORSMiddleware, allow_origins=http.origins, allow_methods=["GET", "POST", "DELETE"], allow_headers=["content-type"])
+            Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "DELETE"], allow_headers=["content-type"])
         )
     routes: dict[str, dict[str, Endpoint]] = {
         "/v1/updates": {"POST": api.post_updates},
@@ -195,6 +196,12 @@ class _Api:
 
 
 # Parts of a request
+
+
+def _as_sent(origin: str) -> str:
+    """Return an origin as browsers send it: in lower case, without the scheme's own port."""
+    origin = origin.lower()
+    return origin.removesuffix(":443") if origin.startswith("https:") else origin.removesuffix(":80")
 
 
 def _media_type(value: str) -> str:

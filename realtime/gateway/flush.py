@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Protocol
 
+from realtime.gateway.complaints import Complaints
 from realtime.node import SLICE_S, Node
 
 logger = logging.getLogger(__name__)
@@ -36,13 +37,14 @@ class Flusher:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._sessions: dict[int, Flushed] = {}
-        self._asking: deque[Flushed] = deque()  # sessions whose view, refresh or check has its turn
+        self._asking: OrderedDict[Flushed, None] = OrderedDict()  # sessions whose view, refresh or check has its turn, in order
         self._dirty: deque[int] = deque()  # taken from the engine, not yet drained
         self._is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         self._loop = asyncio.get_running_loop()
         self._is_closed = False
+        self._complaints = Complaints(logger, time.monotonic)
         node.on_change = self.wake
 
     def add(self, number: int, session: Flushed) -> None:
@@ -55,7 +57,7 @@ class Flusher:
 
     def ask(self, session: Flushed) -> None:
         """Let the session perform, when its turn comes."""
-        self._asking.append(session)
+        self._asking[session] = None
         self.wake()
 
     def resume(self, number: int) -> None:
@@ -82,13 +84,16 @@ class Flusher:
         now = self._node.now()
         self._dirty.extend(self._node.engine.take_dirty(now))
         # Alternately, so that neither a storm of views nor one of changes starves the other.
-        while (self._asking or self._dirty) and time.perf_counter() < stop:
+        while self._asking or self._dirty:
             if self._asking:
-                self._serve(self._asking.popleft(), False, now)
+                asking, _ = self._asking.popitem(last=False)
+                self._serve(asking, False, now)
             if self._dirty:
                 session = self._sessions.get(self._dirty.popleft())
                 if session is not None:
                     self._serve(session, True, now)
+            if time.perf_counter() >= stop:  # at the end, so that each turn gets something done
+                break
         if self._asking or self._dirty:
             self.wake()
         else:
@@ -100,9 +105,15 @@ class Flusher:
                 session.flush(now)
             else:
                 session.perform(now)
-        except Exception:  # a bug: it costs this session, and nobody else notices
-            logger.exception("serving a session failed")
+        except Exception:  # noqa: BLE001  a bug: it costs this session, and nobody else notices
+            self._complaints.exception("serve", "serving a session failed")
+            self._end(session)
+
+    def _end(self, session: Flushed) -> None:
+        try:
             session.fail()
+        except Exception:  # noqa: BLE001  nor does anybody where even that fails
+            self._complaints.exception("end", "ending a session failed")
 
     def _sleep(self) -> None:
         """Set the timer for the next session that is due."""

@@ -12,9 +12,10 @@ from fnmatch import translate
 from re import compile as compile_pattern
 from typing import NamedTuple, Protocol
 
-from realtime.config import Config, IdentityConfig
-from realtime.errors import CloseCode
+from realtime.config import Config, IdentityConfig, TokenConfig
+from realtime.errors import CloseCode, ConfigError, Refused
 from realtime.gateway.origin import is_loopback
+from realtime.values import parse_id
 
 
 class Denied(Exception):
@@ -58,15 +59,23 @@ def id_patterns(patterns: Iterable[str]) -> Callable[[str], bool] | None:
     return lambda id: matches(id) is not None
 
 
+def _identified(who: TokenConfig) -> Identified:
+    try:
+        parse_id(who.user, "user")
+        for group in who.groups:
+            parse_id(group, "groups")
+    except Refused as refused:
+        raise ConfigError(f"identity.tokens: {refused.message}") from None
+    return Identified(who.user, principals_of(who.user, who.groups), id_patterns(who.publish))
+
+
 class ConfiguredIdentity:
     """Anonymous as `identity.anonymous` allows, and the fixed tokens of `identity.tokens`."""
 
     def __init__(self, config: IdentityConfig, is_loopback_only: bool) -> None:
+        """Raises `ConfigError` for a user or group that no principal can name."""
         self.allows_anonymous = config.anonymous == "always" or (config.anonymous == "loopback" and is_loopback_only)
-        self._tokens = [
-            (token.encode(), Identified(who.user, principals_of(who.user, who.groups), id_patterns(who.publish)))
-            for token, who in config.tokens.items()
-        ]
+        self._tokens = [(token.encode(), _identified(who)) for token, who in config.tokens.items()]
 
     def identify(self, token: str | None) -> Identified:
         if token is None:

@@ -8,8 +8,10 @@ waits. Deltas and checks go out only while the socket takes data; until then wha
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -20,8 +22,10 @@ from realtime.engine import Encoding
 from realtime.engine import View as EngineView
 from realtime.engine.filters import parse_filter
 from realtime.errors import CloseCode, ErrorCode, Refused
+from realtime.gateway.complaints import Complaints
 from realtime.gateway.flush import Flusher
 from realtime.gateway.identity import Denied, Identified, Identity
+from realtime.gateway.turns import Bucket, Turn
 from realtime.geo import view_boxes
 from realtime.messages import (
     CheckRequest,
@@ -36,7 +40,9 @@ from realtime.messages import (
     View,
 )
 from realtime.node import Node
-from realtime.values import VERSION_MAX, parse_id
+from realtime.values import parse_id, parse_version
+
+logger = logging.getLogger(__name__)
 
 
 class Wire(Protocol):
@@ -72,50 +78,11 @@ class Gate:
         self.identity = identity
         self.sessions: dict[str, Session] = {}  # those that have identified themselves
         self.tasks: set[asyncio.Task[None]] = set()  # publishing on behalf of sessions
+        self.complaints = Complaints(logger, time.monotonic)
 
     def new_session(self) -> Session:
         """Return the handler of a new connection."""
         return Session(self)
-
-
-class Turn:
-    """One kind of request: the newest one waits until `1/views_per_s` after the last one was performed."""
-
-    __slots__ = ("_interval_s", "_is_pending", "_last", "_timer", "is_due")
-
-    def __init__(self, interval_s: float) -> None:
-        self._interval_s = interval_s
-        self._last = float("-inf")
-        self._timer: asyncio.TimerHandle | None = None
-        self._is_pending = False
-        self.is_due = False  # a request waits and its turn has come
-
-    def ask(self, ready: Callable[[], None]) -> None:
-        """Note a request; `ready` is called once its turn has come."""
-        if self._is_pending:
-            return
-        self._is_pending = True
-        loop = asyncio.get_running_loop()
-        wait = self._last + self._interval_s - loop.time()
-        if wait > 0:
-            self._timer = loop.call_later(wait, self._come, ready)
-        else:
-            self._come(ready)
-
-    def _come(self, ready: Callable[[], None]) -> None:
-        self.is_due = True
-        ready()
-
-    def done(self) -> None:
-        """The request was performed."""
-        self._is_pending = self.is_due = False
-        self._last = asyncio.get_running_loop().time()
-
-    def cancel(self) -> None:
-        """Forget the request."""
-        self._is_pending = self.is_due = False
-        if self._timer is not None:
-            self._timer.cancel()
 
 
 class Session:
@@ -130,8 +97,8 @@ class Session:
         self.client: str | None = None
         self.who = Identified()
         self._wire: Wire | None = None
-        self._tokens = float(self._limits.messages_burst)  # of the rate limit's bucket
-        self._tokens_at = time.monotonic()
+        self._is_over = False  # its connection is being closed: whatever still comes means nothing
+        self._bucket = Bucket(self._limits.messages_per_s, self._limits.messages_burst, time.monotonic)
         self._has_looked = False  # a first view was accepted: `have` is an error from now on
         self._view: EngineView | None = None  # accepted, waits for its turn
         self._have: dict[str, int] | None = None  # believed, goes with the next view that is applied
@@ -140,7 +107,7 @@ class Session:
         self._pong: bytes | None = None  # the newest, waits for the socket
         self._is_taken = False  # the engine gave it out while the socket was paused
         self._publishing: asyncio.Task[None] | None = None
-        self._inbox: list[str | bytes] = []  # came while a publish was applied
+        self._inbox: deque[str | bytes] = deque()  # came while a publish was applied
 
     # The connection's side
 
@@ -150,34 +117,35 @@ class Session:
             connection.message_bytes_max = self._limits.message_bytes
 
     def on_message(self, data: str | bytes) -> None:
-        if self._publishing is not None:
+        if self._is_over:
+            return
+        if not self._bucket.take():
+            self.close(CloseCode.RATE_LIMITED, "more messages than messages_per_s")
+        elif self._publishing is not None:
             self._inbox.append(data)
-            return
-        wire = self._wire
-        if wire is None:
-            return
-        if not self._has_token():
-            wire.close(CloseCode.RATE_LIMITED, "more messages than messages_per_s")
-            return
+        else:
+            self._receive(data)
+
+    def _receive(self, data: str | bytes) -> None:
         try:
             value = messages.decode_object(data)
         except messages.Undecodable as error:
-            wire.close(CloseCode.UNDECODABLE, str(error))
+            self.close(CloseCode.UNDECODABLE, str(error))
             return
         try:
+            if self.number == 0 and self._gate.identity.allows_anonymous and value.get("type") != "identify":
+                self._identify(Identify())  # any other first message stands for it, also one that is refused
             message = messages.to_message(value)
             if self.number == 0:
                 self._identify(message if isinstance(message, Identify) else Identify())
-                if isinstance(message, Identify):
-                    return
-            if self.number:
+            else:
                 self._on[type(message)](self, message, value)
         except Refused as refused:
             self._refuse(refused, messages.reference_of(value))
 
     def on_writable(self) -> None:
         wire = self._wire
-        if wire is None:
+        if wire is None or self._is_over:
             return
         if self._pong is not None:
             pong, self._pong = self._pong, None
@@ -189,8 +157,8 @@ class Session:
             self._gate.flusher.ask(self)
 
     def on_close(self, code: int) -> None:
-        self._node.counters.closed[code] += 1
-        self._wire = None
+        self._node.counters.count_close(code)
+        self._is_over, self._wire = True, None
         self._inbox.clear()
         for turn in (self._look, self._refresh, self._check):
             turn.cancel()
@@ -200,30 +168,22 @@ class Session:
             self._node.engine.close(self.number)
             self.number = 0
 
-    def _has_token(self) -> bool:
-        """Take one token of the bucket that `messages_per_s` fills up to `messages_burst`."""
-        now = time.monotonic()
-        filled = self._tokens + (now - self._tokens_at) * self._limits.messages_per_s
-        self._tokens, self._tokens_at = min(filled, self._limits.messages_burst), now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
     # Control lane
 
     def send(self, message: messages.ServerMessage) -> None:
         """Send a message in the control lane."""
-        if self._wire is not None:
+        if self._wire is not None and not self._is_over:
             self._wire.send_control(messages.encode(message, self._wire.is_text))
 
     def close(self, code: CloseCode, reason: str = "") -> None:
-        """Close the connection."""
-        if self._wire is not None:
+        """Close the connection. What is said first counts."""
+        if self._wire is not None and not self._is_over:
+            self._is_over = True
             self._wire.close(code, reason)
 
     def fail(self) -> None:
         """End the session: serving it raised."""
+        self._node.counters.count("session_failed")
         self.close(CloseCode.BUG, "internal error")
 
     @property
@@ -243,7 +203,7 @@ class Session:
             self.who = self._gate.identity.identify(message.token)
         except Denied as denied:
             self._node.counters.count("identify_denied")
-            wire.close(denied.code, "not identified")
+            self.close(denied.code, "not identified")
             return
         self.client = message.client
         wire.message_bytes_max = self._limits.message_bytes
@@ -323,13 +283,13 @@ class Session:
             return None
         if len(message.have) > self._limits.have_entities:
             raise Refused(ErrorCode.TOO_BIG, f"have: at most {self._limits.have_entities} entities are allowed")
-        for id, version in message.have.items():
-            _view_id(id)
-            if not 1 <= version <= VERSION_MAX:
-                raise Refused(ErrorCode.BAD_VIEW, f"have: versions from 1 to {VERSION_MAX} are expected")
-        is_ours = message.world == self._node.world and message.away_ms is not None
+        try:
+            have = {parse_id(id, "id"): parse_version(version) for id, version in message.have.items()}
+        except Refused as refused:
+            raise Refused(ErrorCode.BAD_VIEW, f"have: {refused.message}") from None
+        is_ours = message.world == self._node.world
         is_fresh = message.away_ms is not None and message.away_ms < self._limits.tombstone_s * 1000
-        return message.have if is_ours and is_fresh else None
+        return have if is_ours and is_fresh else None
 
     def _on_refresh(self, message: Refresh, value: dict[str, Any]) -> None:
         self._refresh.ask(self._ready)
@@ -348,6 +308,19 @@ class Session:
 
     async def _publish(self, message: Publish, allows: Callable[[str], bool]) -> None:
         """Apply a batch in slices; what the client sends meanwhile waits, so that its messages keep their order."""
+        try:
+            await self._publish_all(message, allows)
+            self._publishing = None
+            while self._inbox and self._publishing is None and not self._is_over:
+                self._receive(self._inbox.popleft())
+        except Exception:  # noqa: BLE001  a bug: it costs this session, and nobody else notices
+            self._gate.complaints.exception("publish", "a publish of a session failed")
+            self._publishing = None
+            self.fail()
+        if self._publishing is None and self._wire is not None:
+            self._wire.hold_reading(False)
+
+    async def _publish_all(self, message: Publish, allows: Callable[[str], bool]) -> None:
         result = await self._node.publish_sliced(message.updates, allows)
         ack = messages.Ack(
             result.accepted,
@@ -358,11 +331,6 @@ class Session:
             msgspec.UNSET if message.id is None else message.id,
         )
         self.send(ack)
-        self._publishing = None
-        while self._inbox and self._publishing is None:
-            self.on_message(self._inbox.pop(0))
-        if self._publishing is None and self._wire is not None:
-            self._wire.hold_reading(False)
 
     _on: Mapping[type[ClientMessage], Callable[[Session, Any, dict[str, Any]], None]] = {
         Identify: _on_identify,
@@ -384,7 +352,7 @@ class Session:
     def perform(self, now: float) -> None:
         """Apply the view, refresh and check whose turn has come."""
         engine = self._node.engine
-        if self.number == 0:
+        if self.number == 0 or self._is_over:
             return
         if self._look.is_due and self._view is not None:
             view, have, self._view, self._have = self._view, self._have, None, None
@@ -399,7 +367,7 @@ class Session:
     def flush(self, now: float) -> None:
         """Write the next delta; while the socket takes none, it waits in the outbox."""
         wire = self._wire
-        if wire is None or self.number == 0:
+        if wire is None or self.number == 0 or self._is_over:
             return
         if wire.is_paused:
             self._is_taken = True

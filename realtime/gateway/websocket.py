@@ -103,19 +103,14 @@ async def listen(config, handler_factory, public_get=None, count=None):
 
     def factory(request):
         path = request.path.decode()
+        c0=request.headers.get("connection","")
+        if "upgrade" in c0.lower(): request.headers["Connection"]="upgrade"
         if path != "/ws":
             page = public_get(path.partition("?")[0], {}) if public_get else None
             if page is None:
                 return None
-            return WSUpgradeResponseWithListener(
-                WSUpgradeResponse(
-                    b"HTTP/1.1",
-                    HTTPStatus(page.status),
-                    {"Content-Type": page.content_type, "Content-Length": str(len(page.body))},
-                    page.body,
-                ),
-                None,
-            )
+            h=dict(page.headers); h["Content-Type"]=page.content_type
+            return WSUpgradeResponseWithListener(WSUpgradeResponse.create_ok_response(page.body, h), None)
         offered = [x.strip() for x in request.headers.get("sec-websocket-protocol", "").split(",") if x.strip()]
         is_text = True
         extra = None

@@ -26,7 +26,7 @@ const ENVIRONMENT = {
 };
 
 const utf8 = new TextEncoder();
-const hashed = new Uint8Array(256); // an id has at most 128 bytes, a version at most 16 digits
+const hashed = new Uint8Array(256); // 128 bytes of id and 16 digits at most
 
 const reportError = (error) => (globalThis.reportError ?? console.error)(error);
 
@@ -61,7 +61,6 @@ export class Mirror {
     return Object.fromEntries(Array.from(this.entities.values(), ({ id, version }) => [id, version]));
   }
 
-  /** Begins a new connection: deltas count from 1 again, what is held stays. */
   restart() {
     this.seq = 0;
     this.isFilling = false;
@@ -180,7 +179,7 @@ export class Client {
   #sent = new Map(); // id -> view, sent and neither answered nor refused
   #viewId = 0;
   #firstId = 0; // of the connection's first view
-  #viewSentAt = 0;
+  #viewSentAt = -Infinity;
   #world = null; // whose versions the mirror holds
   #freshAt = 0; // when it was kept up to date last, by the wall clock: others stop while a machine sleeps
   #mayHave = true; // `have` has not been refused
@@ -217,7 +216,6 @@ export class Client {
     this.#open();
   }
 
-  /** Ends the connection for good; the mirror stays as it is. */
   close() {
     this.#env.document?.removeEventListener("visibilitychange", this.#onVisibility);
     globalThis.removeEventListener?.("online", this.#hurry);
@@ -225,7 +223,6 @@ export class Client {
     this.#setStatus("closed", { code: 1000, reason: "closed by the page", retry_ms: null });
   }
 
-  /** Looks at something else; what is not named stays as it is. The newest wins. */
   look(view) {
     this.#want(view);
     this.#isLooking = true;
@@ -311,7 +308,8 @@ export class Client {
     });
     socket.onmessage = ifOurs((event) => this.#onFrame(event.data));
     socket.onclose = ifOurs((event) => this.#lose(event.code, event.reason));
-    socket.onerror = () => {}; // a close follows, with all that a page may know
+    // A close follows, but not in Node.js 20 where the connection failed.
+    socket.onerror = ifOurs(() => socket.readyState === 0 && this.#lose(1006, "no connection"));
     this.#after("welcome", WELCOME_TIMEOUT_MS, () => this.#lose(1006, "no welcome in time"));
   }
 
@@ -322,7 +320,6 @@ export class Client {
     this.#turn += 1;
     this.#isOpen = false;
     this.#firstId = 0;
-    this.#viewSentAt = -Infinity;
     this.#sent.clear();
     this.mirror.restart();
     for (const timer of this.#timers.values()) this.#env.clearTimeout(timer);
@@ -384,7 +381,6 @@ export class Client {
   };
 
   #lookSoon() {
-    if (this.#timers.has("view")) return;
     const interval = 1000 / Math.min(LIMITS.views_per_s, this.#limits.views_per_s);
     const wait = this.#viewSentAt + interval - this.#env.now();
     if (wait <= 0) this.#sendView();
@@ -580,9 +576,9 @@ export function toDiff(shown, entities, ids = null) {
 function toUpdate(old, entity) {
   const update = { id: entity.id };
   if (entity.geometry !== old.geometry) update.newGeometry = entity.geometry;
-  if (entity.properties !== old.properties || entity.kind !== old.kind) {
+  if (entity.properties !== old.properties) {
     const [before, after] = [flatProperties(old), flatProperties(entity)];
-    const changed = Object.entries(after).filter(([key, value]) => value !== before[key] || !Object.hasOwn(before, key));
+    const changed = Object.entries(after).filter(([key, value]) => value !== before[key]);
     update.addOrUpdateProperties = changed.map(([key, value]) => ({ key, value }));
     update.removeProperties = Object.keys(before).filter((key) => !Object.hasOwn(after, key));
   }

@@ -296,11 +296,9 @@ async def test_the_rest_of_a_body_that_nobody_reads_is_not_waited_for() -> None:
         writer.write(b"POST /nothing HTTP/1.1\r\n" + HOST + b"Content-Length: 100000000\r\n\r\n")
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 404 ")
         closed = asyncio.ensure_future(reader.read())
-        with pytest.raises(ConnectionError):  # noqa: PT012
-            while True:
-                writer.write(b"x" * 1000)
-                await writer.drain()
-                await asyncio.wait([closed], timeout=0.01)
+        while not writer.transport.is_closing():
+            writer.write(b"x" * 1000)
+            await asyncio.wait([closed], timeout=0.01)
         await asyncio.wait([closed])
         closed.exception()
 

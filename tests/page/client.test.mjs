@@ -21,9 +21,19 @@ test("identifies itself, then looks, in the JSON subprotocol", async () => {
   const [identify, view] = net.socket.sent;
   assert.deepEqual([identify.type, identify.token], ["identify", "secret"]);
   assert.equal(identify.client.startsWith("client.js"), true);
-  assert.deepEqual({ ...view, id: undefined, at: undefined }, {
-    type: "view", bbox: BOX, zoom: 3, filter: ["==", ["kind"], "bus"], ids: ["a"], max_hz: 2, id: undefined, at: undefined,
-  });
+  assert.deepEqual(
+    { ...view, id: undefined, at: undefined },
+    {
+      type: "view",
+      bbox: BOX,
+      zoom: 3,
+      filter: ["==", ["kind"], "bus"],
+      ids: ["a"],
+      max_hz: 2,
+      id: undefined,
+      at: undefined,
+    },
+  );
   net.serve(WELCOME);
   assert.deepEqual(status(net), { state: "open" });
   assert.equal(net.client.welcome.world, "w");
@@ -35,7 +45,10 @@ test("sends no view before the page says at what to look", async () => {
   await net.start();
   assert.deepEqual(net.sent("view"), []);
   net.client.look({ bbox: BOX });
-  assert.deepEqual(net.sent("view").map(({ bbox, filter }) => ({ bbox, filter })), [{ bbox: BOX, filter: ["has", "x"] }]);
+  assert.deepEqual(
+    net.sent("view").map(({ bbox, filter }) => ({ bbox, filter })),
+    [{ bbox: BOX, filter: ["has", "x"] }],
+  );
 });
 
 test("a view too long for a client that is not identified waits for the welcome", async () => {
@@ -50,7 +63,10 @@ test("a view too long for a client that is not identified waits for the welcome"
 test("a view may name entities, and show nothing else", async () => {
   const net = new FakeNet({ bbox: null, ids: ["a"] });
   await net.start();
-  assert.deepEqual(net.sent("view").map(({ bbox, ids }) => ({ bbox, ids })), [{ bbox: null, ids: ["a"] }]);
+  assert.deepEqual(
+    net.sent("view").map(({ bbox, ids }) => ({ bbox, ids })),
+    [{ bbox: null, ids: ["a"] }],
+  );
 });
 
 test("takes an http address for a ws one", async () => {
@@ -60,7 +76,11 @@ test("takes an http address for a ws one", async () => {
 });
 
 test("an address that a browser refuses is not tried again", async () => {
-  const refusing = class { constructor() { throw new SyntaxError("no such address"); } };
+  const refusing = class {
+    constructor() {
+      throw new SyntaxError("no such address");
+    }
+  };
   const net = new FakeNet({ WebSocket: refusing });
   await settle();
   assert.deepEqual(status(net), { state: "closed", code: 1006, reason: "SyntaxError: no such address", retry_ms: null });
@@ -133,7 +153,17 @@ test("events tell what each delta did, and then the delta", async () => {
   const net = new FakeNet({ bbox: BOX });
   await net.startWith("a", "b", "c");
   net.events.length = 0;
-  net.serve(delta(2, { view: 1, leave: { view: ["a"] }, enter: [point("d")], move: [["b", 2, 5, 6]], patch: [{ id: "c", version: 2, properties: { x: 1 } }], lag_ms: 3, more: true }));
+  net.serve(
+    delta(2, {
+      view: 1,
+      leave: { view: ["a"] },
+      enter: [point("d")],
+      move: [["b", 2, 5, 6]],
+      patch: [{ id: "c", version: 2, properties: { x: 1 } }],
+      lag_ms: 3,
+      more: true,
+    }),
+  );
   const [entered, moved, patched, left, changed] = net.events;
   assert.deepEqual(entered, ["enter", point("d"), undefined]);
   assert.deepEqual(moved, ["move", point("b", 2, [5, 6]), point("b")]);
@@ -141,7 +171,10 @@ test("events tell what each delta did, and then the delta", async () => {
   assert.deepEqual(left, ["leave", { id: "a", reason: "view", feature: point("a") }]);
   assert.equal(net.events.length, 5);
   const { seq, view, lag_ms, isFilling, total, sampled, reset } = changed[1];
-  assert.deepEqual({ seq, view, lag_ms, isFilling, total, sampled, reset }, { seq: 2, view: 1, lag_ms: 3, isFilling: true, total: 3, sampled: 1, reset: false });
+  assert.deepEqual(
+    { seq, view, lag_ms, isFilling, total, sampled, reset },
+    { seq: 2, view: 1, lag_ms: 3, isFilling: true, total: 3, sampled: 1, reset: false },
+  );
   assert.deepEqual([...net.client.entities.keys()].sort(), ["b", "c", "d"]);
   assert.deepEqual([net.client.stats.deltas, net.client.stats.changes, net.client.stats.lag_ms], [2, 7, 3]);
 });
@@ -185,7 +218,10 @@ test("what else the server says is passed on, known or not", async () => {
   const net = new FakeNet({ bbox: BOX });
   await net.start();
   net.serve({ type: "message", channel: "c", id: 1, data: {} }, { type: "from the future" });
-  assert.deepEqual(net.heard("message").map(({ type }) => type), ["message", "from the future"]);
+  assert.deepEqual(
+    net.heard("message").map(({ type }) => type),
+    ["message", "from the future"],
+  );
   assert.equal(net.client.send({ type: "ping", t: 1 }), true);
   assert.equal(net.sent("ping")[0].t, 1);
   net.lose(1006);
@@ -206,7 +242,23 @@ test("tracks tell where a point was last and before, and when", async () => {
   net.serve(delta(3, { reset: true, enter: [point("a", 3, [5, 6])] }));
   assert.deepEqual(net.client.tracks.get("a"), { from: [3, 4], to: [5, 6], since: start + 700, at: start + 1000 });
   assert.equal(net.client.tracks.has("b"), false);
-  net.serve(delta(4, { patch: [{ id: "a", version: 4, geometry: { type: "LineString", coordinates: [[0, 0], [1, 1]] } }] }));
+  net.serve(
+    delta(4, {
+      patch: [
+        {
+          id: "a",
+          version: 4,
+          geometry: {
+            type: "LineString",
+            coordinates: [
+              [0, 0],
+              [1, 1],
+            ],
+          },
+        },
+      ],
+    }),
+  );
   assert.equal(net.client.tracks.has("a"), false);
 });
 
@@ -222,7 +274,10 @@ test("a refused filter is reported and taken back, and a pan sent with it is not
   const { id } = net.sent("view").at(-1);
   net.serve(refusal(id, "bad_filter", "filter[0]: no such operator"));
   const [error] = net.heard("error");
-  assert.deepEqual([error.code, error.message, error.ref, error.view.filter], ["bad_filter", "filter[0]: no such operator", id, ["nonsense"]]);
+  assert.deepEqual(
+    [error.code, error.message, error.ref, error.view.filter],
+    ["bad_filter", "filter[0]: no such operator", id, ["nonsense"]],
+  );
   await net.clock.advance(100);
   const again = net.sent("view").at(-1);
   assert.deepEqual([again.bbox, again.filter], [BOX2, ["has", "x"]]);
@@ -315,7 +370,15 @@ test("a lost delta is healed: what comes is ignored until a reset", async () => 
 });
 
 test("frames that cannot be read do not end the connection", async () => {
-  for (const bad of ["{", "null", "7", '"x"', '{"type":"delta"}', '{"type":"delta","seq":2,"enter":[null]}', '{"type":"delta","seq":2,"move":7}']) {
+  for (const bad of [
+    "{",
+    "null",
+    "7",
+    '"x"',
+    '{"type":"delta"}',
+    '{"type":"delta","seq":2,"enter":[null]}',
+    '{"type":"delta","seq":2,"move":7}',
+  ]) {
     const net = new FakeNet({ bbox: BOX });
     await net.startWith("a");
     net.serve(bad);
@@ -356,7 +419,13 @@ test("the mirror is checked, and healed only if it is wrong", async () => {
   await net.clock.advance(11_000);
   assert.equal(net.sent("check").length, 1);
   assert.equal(net.client.stats.agrees, null);
-  const right = () => ({ type: "check", seq: net.client.mirror.seq, count: net.client.entities.size, digest: net.client.mirror.digest, pending: 4 });
+  const right = () => ({
+    type: "check",
+    seq: net.client.mirror.seq,
+    count: net.client.entities.size,
+    digest: net.client.mirror.digest,
+    pending: 4,
+  });
   net.serve(right());
   assert.deepEqual([net.client.stats.agrees, net.client.stats.checks, net.client.stats.pending], [true, 1, 4]);
   assert.equal(net.sent("refresh").length, 0);

@@ -45,12 +45,24 @@ export class FakeClock {
       await settle();
     }
     this.time = end;
+    await settle();
   }
 }
 
 /** A tab. */
 export class FakeDocument extends EventTarget {
   visibilityState = "visible";
+  listeners = 0;
+
+  addEventListener(...args) {
+    this.listeners += 1;
+    super.addEventListener(...args);
+  }
+
+  removeEventListener(...args) {
+    this.listeners -= 1;
+    super.removeEventListener(...args);
+  }
 
   turn(visibilityState) {
     this.visibilityState = visibilityState;
@@ -144,7 +156,15 @@ export class FakeNet {
   /** As `start`, and the mirror holds points of these ids. */
   async startWith(...ids) {
     await this.start();
-    this.serve({ type: "delta", seq: 1, reset: true, view: this.sent("view").at(-1)?.id, enter: ids.map((id) => point(id)), total: ids.length, sampled: 1 });
+    this.serve({
+      type: "delta",
+      seq: 1,
+      reset: true,
+      view: this.sent("view").at(-1)?.id,
+      enter: ids.map((id) => point(id)),
+      total: ids.length,
+      sampled: 1,
+    });
   }
 }
 

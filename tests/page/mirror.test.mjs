@@ -91,7 +91,10 @@ test("have forgets what it does not name", () => {
   mirror.apply({ seq: 1, enter: ["a", "__proto__", "c"].map((id) => point(id, 7)) });
   const have = mirror.have(2);
   assert.deepEqual(Object.keys(have), [...mirror.entities.keys()]);
-  assert.deepEqual(Object.entries(have), [["a", 7], ["__proto__", 7]]);
+  assert.deepEqual(Object.entries(have), [
+    ["a", 7],
+    ["__proto__", 7],
+  ]);
   const only = new Mirror();
   only.apply({ seq: 1, enter: ["a", "__proto__"].map((id) => point(id, 7)) });
   assert.equal(mirror.digest, only.digest);
@@ -108,7 +111,8 @@ function applyDiff(source, diff) {
     assert.ok(feature, `${id} is updated and was not there`);
     const properties = { ...feature.properties };
     for (const name of removeProperties) assert.ok(Object.hasOwn(properties, name) && delete properties[name]);
-    for (const { key, value } of addOrUpdateProperties) Object.defineProperty(properties, key, { value, enumerable: true, configurable: true, writable: true });
+    for (const { key, value } of addOrUpdateProperties)
+      Object.defineProperty(properties, key, { value, enumerable: true, configurable: true, writable: true });
     source.set(id, { ...feature, geometry: newGeometry ?? feature.geometry, properties });
   }
 }
@@ -149,7 +153,12 @@ test("a diff says no more than what changed", () => {
   const first = mirror.apply({ seq: 1, reset: true, enter: [point("a", 1, [1, 2], { x: 1, y: { z: [1] } }), point("b")] });
   assert.deepEqual(toDiff(shown, mirror.entities, null), {
     removeAll: true,
-    add: first.entered.map(({ id, geometry, properties }) => ({ type: "Feature", id, geometry, properties: { ...properties, id, kind: "bus" } })),
+    add: first.entered.map(({ id, geometry, properties }) => ({
+      type: "Feature",
+      id,
+      geometry,
+      properties: { ...properties, id, kind: "bus" },
+    })),
   });
   mirror.apply({ seq: 2, move: [["a", 2, 3, 4]] });
   assert.deepEqual(toDiff(shown, mirror.entities, ["a", "b"]), {

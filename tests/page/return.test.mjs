@@ -33,7 +33,10 @@ test("the backoff doubles up to half a minute, and is a random part of that", as
     await settle();
     const waits = [];
     for (let n = 0; n < 9; n++) waits.push(await waitAfter(net, 1006));
-    assert.deepEqual(waits.map((wait) => Math.round(wait)), [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000].map((ms) => Math.round(ms * chance)));
+    assert.deepEqual(
+      waits.map((wait) => Math.round(wait)),
+      [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000].map((ms) => Math.round(ms * chance)),
+    );
   }
 });
 
@@ -62,6 +65,17 @@ test("whether it comes back is in the close code", async () => {
   }
 });
 
+test("a failure after which no close comes is one, too", async () => {
+  const net = new FakeNet({ bbox: BOX });
+  await settle();
+  net.socket.onerror({});
+  assert.deepEqual([status(net).state, status(net).code, status(net).retry_ms], ["closed", 1006, 250]);
+  await net.clock.advance(250);
+  net.socket.readyState = 3;
+  net.socket.onerror({});
+  assert.equal(status(net).state, "connecting", "a close follows");
+});
+
 test("it comes back from anything when the page says so", async () => {
   const net = new FakeNet({ bbox: BOX, token: "old" });
   await net.start();
@@ -83,7 +97,7 @@ test("nothing happens any more once the page has closed it", async () => {
   net.client.look({ zoom: 4 });
   net.client.close();
   assert.deepEqual([status(net).state, status(net).retry_ms, net.socket.closes], ["closed", null, [1000]]);
-  assert.equal(net.clock.waiting, 0);
+  assert.deepEqual([net.clock.waiting, net.document.listeners], [0, 0]);
   net.socket.onclose({ code: 1006, reason: "" });
   net.document.turn("hidden");
   net.document.turn("visible");
@@ -129,6 +143,16 @@ test("a node that goes away is left when the time has come, and what it says unt
   assert.deepEqual(net.sent("view")[0].have, { a: 1, b: 1 });
 });
 
+test("a drain is no failure: after it the backoff begins anew", async () => {
+  const net = new FakeNet({ bbox: BOX });
+  await settle();
+  for (let n = 0; n < 4; n++) await waitAfter(net, 1006);
+  await net.start();
+  net.serve({ type: "drain", reconnect_ms: 100 });
+  await net.clock.advance(100);
+  assert.equal(await waitAfter(net, 1006), 250);
+});
+
 test("a node that closes before has said when to come back", async () => {
   for (const code of [1012, 1001, 1006]) {
     const net = new FakeNet({ bbox: BOX });
@@ -148,7 +172,10 @@ test("a function is asked for a token for each connection", async () => {
   await net.start();
   await waitAfter(net, 1006);
   await net.start();
-  assert.deepEqual(net.sockets.map((socket) => socket.sent[0].token), ["t1", "t2"]);
+  assert.deepEqual(
+    net.sockets.map((socket) => socket.sent[0].token),
+    ["t1", "t2"],
+  );
 });
 
 test("a function that returns another token than the refused one is reason enough to come back", async () => {
@@ -163,7 +190,11 @@ test("a function that returns another token than the refused one is reason enoug
     await net.clock.advance(HOUR_MS);
     assert.equal(net.sockets.length, 2, "the same token again");
     assert.equal(status(net).retry_ms, null);
+    tokens.unshift("b");
     net.client.connect();
+    await net.start();
+    assert.equal(net.sent("identify")[0].token, "b", "the page asked for it");
+    await waitAfter(net, code);
     await net.start();
     assert.equal(net.sent("identify")[0].token, "c");
   }
@@ -179,6 +210,7 @@ test("a function that fails is asked again later", async () => {
   await settle();
   assert.equal(net.sockets.length, 0);
   assert.deepEqual([status(net).reason, status(net).retry_ms], ["no token: Error: the sign-in service is down", 250]);
+  assert.equal(net.heard("status").length, 1, "the page had time to listen");
   await net.clock.advance(250);
   await net.clock.advance(500);
   assert.equal(net.sockets.length, 1);
@@ -199,7 +231,10 @@ test("it says what it holds, of which world, and for how long it was away; once 
   await net.clock.advance(50);
   net.serve(WELCOME);
   const [view] = net.sent("view");
-  assert.deepEqual(Object.entries(view.have), [["a", 7], ["__proto__", 1]]);
+  assert.deepEqual(Object.entries(view.have), [
+    ["a", 7],
+    ["__proto__", 1],
+  ]);
   assert.deepEqual([view.bbox, view.zoom, view.world, view.away_ms], [BOX, 4, "w", 300 + 250 + 50]);
   net.serve(delta(1, { view: view.id, patch: [{ id: "a", version: 8, properties: { x: 1 } }] }));
   assert.deepEqual(net.client.entities.get("a").properties, { x: 1 });
@@ -230,7 +265,10 @@ test("an answer with a reset is an answer, too", async () => {
   assert.equal("have" in net.sent("view")[0], false, "of another world nothing is held");
   net.events.length = 0;
   net.serve(delta(1, { reset: true, view: net.sent("view")[0].id, enter: [point("b", 2)] }));
-  assert.deepEqual(net.heard("leave").map(({ id, reason }) => [id, reason]), [["a", "reset"]]);
+  assert.deepEqual(
+    net.heard("leave").map(({ id, reason }) => [id, reason]),
+    [["a", "reset"]],
+  );
   assert.deepEqual([...net.client.entities.keys()], ["b"]);
   await waitAfter(net, 1006);
   await net.start({ world: "w2" });
@@ -239,7 +277,7 @@ test("an answer with a reset is an answer, too", async () => {
 
 test("it does not say what it holds where that is too many, too long, in doubt or nothing", async () => {
   const few = { limits: { ...WELCOME.limits, have_entities: 2 } };
-  const short = { limits: { ...WELCOME.limits, message_bytes: 130 } };
+  const short = { limits: { ...WELCOME.limits, message_bytes: 200 } }; // characters, but not bytes
   const cases = [
     [["a", "b"], few, true],
     [["a", "b", "c"], few, false],
@@ -288,12 +326,16 @@ test("where what it holds is refused, it looks without", async () => {
   await net.start();
   net.serve({ type: "error", code: "too_big", message: "have: at most 0 entities are allowed", ref: net.sent("view")[0].id });
   await net.clock.advance(50);
-  assert.deepEqual(net.sent("view").map((view) => "have" in view), [true, false]);
+  assert.deepEqual(
+    net.sent("view").map((view) => "have" in view),
+    [true, false],
+  );
 });
 
 test("a filter that another node refuses costs what is held nothing", async () => {
   const net = new FakeNet({ bbox: BOX });
   await net.startWith("a");
+  await net.clock.advance(100);
   net.client.look({ filter: ["nonsense"] });
   await waitAfter(net, 1006);
   await net.start();
@@ -309,13 +351,19 @@ test("what is looked at while there is no connection is looked at when there is 
   await settle();
   net.client.look({ bbox: BOX });
   await net.start();
-  assert.deepEqual(net.sent("view").map(({ bbox }) => bbox), [BOX]);
+  assert.deepEqual(
+    net.sent("view").map(({ bbox }) => bbox),
+    [BOX],
+  );
   net.lose(1006);
   net.client.look({ bbox: BOX2 });
   net.client.look({ zoom: 9 });
   await net.clock.advance(250);
   await net.start();
-  assert.deepEqual(net.sent("view").map(({ bbox, zoom }) => [bbox, zoom]), [[BOX2, 9]]);
+  assert.deepEqual(
+    net.sent("view").map(({ bbox, zoom }) => [bbox, zoom]),
+    [[BOX2, 9]],
+  );
 });
 
 // Hidden tabs
@@ -334,13 +382,30 @@ test("a hidden tab looks at nothing, and is back at once", async () => {
   assert.deepEqual(net.client.view.bbox, BOX2);
 });
 
+test("what is wanted while a tab is hidden is not taken for accepted", async () => {
+  const net = new FakeNet({ bbox: BOX });
+  await net.startWith("a");
+  net.client.look({ filter: ["nonsense"] });
+  net.document.turn("hidden");
+  net.serve(delta(2, { view: net.sent("view").at(-1).id, leave: { view: ["a"] } }));
+  net.document.turn("visible");
+  net.serve({ type: "error", code: "bad_filter", message: "filter: bad", ref: net.sent("view").at(-1).id });
+  assert.equal(net.client.view.filter, undefined);
+});
+
 test("a hidden tab that connects looks at nothing until it is shown", async () => {
   const net = new FakeNet({ bbox: BOX });
   net.document.visibilityState = "hidden";
   await net.start();
-  assert.deepEqual(net.sent("view").map(({ bbox }) => bbox), [null]);
+  assert.deepEqual(
+    net.sent("view").map(({ bbox }) => bbox),
+    [null],
+  );
   net.document.turn("visible");
-  assert.deepEqual(net.sent("view").map(({ bbox }) => bbox), [null, BOX]);
+  assert.deepEqual(
+    net.sent("view").map(({ bbox }) => bbox),
+    [null, BOX],
+  );
 });
 
 test("a tab that is shown does not sit out its backoff", async () => {
@@ -364,5 +429,8 @@ test("whoever wants a hidden tab to be kept up to date gets that", async () => {
   await net.startWith("a");
   net.document.turn("hidden");
   await net.clock.advance(1000);
-  assert.deepEqual(net.sent("view").map(({ bbox }) => bbox), [BOX]);
+  assert.deepEqual(
+    net.sent("view").map(({ bbox }) => bbox),
+    [BOX],
+  );
 });

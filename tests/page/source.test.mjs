@@ -19,7 +19,7 @@ class FakeSource {
     if (diff.removeAll) this.shown.clear();
     for (const id of diff.remove ?? []) this.shown.delete(id);
     for (const feature of diff.add ?? []) this.shown.set(feature.properties.id, feature.geometry.coordinates);
-    for (const { id, newGeometry } of diff.update ?? []) if (newGeometry) this.shown.set(id, newGeometry.coordinates);
+    for (const { id, newGeometry } of diff.update ?? []) if (newGeometry && this.shown.has(id)) this.shown.set(id, newGeometry.coordinates);
     return this.isSlow ? new Promise((resolve) => (this.finish = resolve)) : this;
   }
 }
@@ -91,14 +91,32 @@ test("deltas between two frames are one diff", async () => {
   await map.frame();
   const before = source().diffs.length;
   net.serve(delta(1, { reset: true, enter: [point("a"), point("b")] }));
-  net.serve(delta(2, { move: [["a", 2, 5, 5]] }), delta(3, { move: [["a", 3, 6, 6]], leave: { view: ["b"] } }), delta(4, { enter: [point("c")] }));
+  net.serve(
+    delta(2, { move: [["a", 2, 5, 5]] }),
+    delta(3, { move: [["a", 3, 6, 6]], leave: { view: ["b"] } }),
+    delta(4, { enter: [point("c")] }),
+  );
   assert.equal(await map.frame(), 1);
   assert.equal(source().diffs.length, before + 1);
   assert.deepEqual(source().shown, entitiesOf(net.client));
   net.serve(delta(5, { enter: [point("d")] }), delta(6, { leave: { view: ["d"] } }), delta(7, { move: [["a", 4, 7, 7]] }));
   await map.frame();
-  assert.deepEqual(source().diffs.at(-1), { add: [], update: [{ id: "a", newGeometry: { type: "Point", coordinates: [7, 7] } }], remove: [] });
+  assert.deepEqual(source().diffs.at(-1), {
+    add: [],
+    update: [{ id: "a", newGeometry: { type: "Point", coordinates: [7, 7] } }],
+    remove: [],
+  });
   assert.equal(await map.frame(), 0, "nothing changed, and no frame is asked for");
+});
+
+test("after a reset the source is filled anew", async () => {
+  const { net, map, source } = await bound();
+  net.serve(delta(1, { reset: true, enter: [point("a"), point("b")] }));
+  await map.frame();
+  net.serve(delta(2, { move: [["a", 2, 5, 5]] }), delta(3, { reset: true, enter: [point("a", 3)] }));
+  await map.frame();
+  assert.equal(source().diffs.at(-1).removeAll, true);
+  assert.deepEqual(source().shown, entitiesOf(net.client));
 });
 
 test("a map that is busy gets the next diff when it is done, with the newest of everything", async () => {

@@ -222,7 +222,8 @@ class Run:
         if "total" in delta:
             self._told = (delta["total"], delta["sampled"])
         total, sampled = self._told
-        self.steps.append({"count": check.count, "digest": check.digest, "total": total, "sampled": sampled, "delta": delta})
+        step = {"count": check.count, "digest": check.digest, "total": total, "sampled": sampled, "delta": ordered(delta)}
+        self.steps.append(step)
 
     def finish(self) -> dict[str, Any]:
         """Let the client read to the end, and return the run."""
@@ -230,6 +231,18 @@ class Run:
         shown = [id for id in IDS if self.engine.explain(self._session, id).get("sees")]
         features = [json.loads(self.engine.get(id) or b"null") for id in shown]
         return {"name": self.name, "seed": self.seed, "steps": self.steps, "mirror": features}
+
+
+def ordered(delta: dict[str, Any]) -> dict[str, Any]:
+    """Return the delta with its entities ordered by id: their order means nothing and is the engine's own business."""
+
+    def by_id(item: Any) -> str:
+        return str(item["id"] if isinstance(item, dict) else item[0])
+
+    members: dict[str, Any] = {name: sorted(delta[name], key=by_id) for name in ("enter", "move", "patch") if name in delta}
+    if "leave" in delta:
+        members["leave"] = {reason: sorted(ids) for reason, ids in sorted(delta["leave"].items())}
+    return delta | members
 
 
 def changes() -> Run:

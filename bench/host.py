@@ -1,0 +1,103 @@
+"""A program with the server embedded, which can do two things more: publish a workload from inside, and profile itself.
+
+    python -m bench.host [--set section.key=value]…
+
+Law: it says where it listens as `realtime serve` does, then obeys one JSON object a line on stdin, each answered on
+stdout by one with its `number`: {"do":"publish", …} plays a city's moves in process, {"do":"profile", …} runs cProfile
+for some seconds. It ends at SIGTERM, or when stdin does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import io
+import pstats
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import uvloop
+
+from bench.api import Verdict
+from bench.client import Schedule
+from bench.publish import publish
+from bench.workloads import City, Move, entity_id
+from realtime.config import load
+from realtime.server import Server
+
+
+class Playing:
+    """The city that is published from inside; it goes on where the last command left it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._moves: Any = None
+
+    async def play(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Publish `count` moves of the city as they come due."""
+        if self._moves is None:
+            self._moves = City(command["seed"], 0, command["entities"]).moves()
+        schedule = Schedule(command["start"], command["rate"], command["first_version"])
+        done = await publish(schedule, self._moves, command["count"], self._send)
+        answer: dict[str, Any] = msgspec.to_builtins(done)
+        return answer
+
+    async def _send(self, moves: Sequence[Move]) -> Verdict:
+        updates = [{"op": "move", "id": entity_id(m.entity), "version": m.version, "lon": m.lon, "lat": m.lat} for m in moves]
+        result = await self._server.publish_sliced(updates)
+        return Verdict(result.accepted, result.unchanged, result.stale, result.rejected_total)
+
+
+async def profile(seconds: float, lines: int) -> dict[str, Any]:
+    """Profile this process; return the functions that took most time, as `pstats` prints them."""
+    profiler = cProfile.Profile()
+    profiler.enable()
+    await asyncio.sleep(seconds)
+    profiler.disable()
+    text = io.StringIO()
+    pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(lines)
+    return {"text": text.getvalue()}
+
+
+async def obey(server: Server) -> None:
+    """Take commands until stdin ends."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    playing = Playing(server)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def answer(command: dict[str, Any]) -> None:
+        if command["do"] == "publish":
+            result = await playing.play(command)
+        else:
+            result = await profile(command["seconds"], command["lines"])
+        print(msgspec.json.encode({"number": command["number"], **result}).decode(), flush=True)
+
+    while line := await reader.readline():
+        task = loop.create_task(answer(msgspec.json.decode(line)))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    for task in tasks:
+        task.cancel()
+
+
+async def main() -> None:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m bench.host")
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    config = load(settings=parser.parse_args().set)
+    async with Server(config) as server:
+        print(server.url, server.http_url, sep="\n", flush=True)
+        obeying = asyncio.ensure_future(obey(server))
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, obeying.cancel)
+        await asyncio.wait([obeying])
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,95 @@
+"""`python -m bench stall`: what clients that stop reading cost the server, and the others.
+
+Law: phases alternate (A: all read, B: some stop) in one run against one server, alike in everything else, so that what
+the machine does meanwhile falls on both. The others are the same connections throughout.
+
+Who will stop has a small receive buffer and asks for a refresh first, in both kinds of phase, so that in B more is on
+its way than any socket holds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from bench.city import stop_reading
+from bench.client import RECEIVE_BUFFER_BYTES, Tally
+from bench.report import STALL_RATIO_MAX, Verdict, conclude, load_warnings, mirrors_verdict, print_rows, write_json
+from bench.trial import Options, Trial, Window
+
+CLOSED = 'realtime_connections_closed_total{code="4000"}'
+STALLED_BYTES_MAX = 512 * 1024  # outbox of a city's view, one frame, the write buffer; kernel buffers are not resident memory
+
+
+class Phase(Struct, frozen=True):
+    """One phase."""
+
+    kind: str  # A or B
+    window: Window
+    closed: int  # with 4000
+    grown_bytes: int  # of the server's memory, from before the clients stopped to the end of the window
+
+
+async def run_stall(options: Options, rate: float, warm_up_s: float, seconds: float, stalled: float, pairs: int, path: Path | None) -> int:
+    """Run A and B alternately, `pairs` times each; print what was measured; return the exit code."""
+    phases: list[Phase] = []
+    stalling = max(1, round(options.viewers * stalled))
+    async with Trial(options) as trial:
+        others = Tally()
+        readers = await trial.group(range(stalling, options.viewers), others)
+        for kind in "AB" * pairs:
+            phase = await _phase(trial, kind, stalling, rate, warm_up_s, seconds, others)
+            phases.append(phase)
+            print(f"{kind}: {stalling if kind == 'B' else 0} of {options.viewers} viewers stop reading")
+            print_rows(_rows(phase))
+        mirrors = await trial.compare(readers)
+        if path is not None:
+            write_json(path, options, trial.server.command, phases=phases, mirrors=mirrors)
+    return conclude([*_verdicts(phases, stalling), mirrors_verdict(mirrors)], load_warnings(phase.window for phase in phases))
+
+
+async def _phase(trial: Trial, kind: str, stalling: int, rate: float, warm_up_s: float, seconds: float, others: Tally) -> Phase:
+    sleepers = await trial.group(range(stalling), Tally(), RECEIVE_BUFFER_BYTES)
+    closed, resident = (await trial.metrics())[CLOSED], trial.server.resident_bytes()
+    if kind == "B":
+        stop_reading(sleepers)
+    else:
+        for viewer in sleepers:
+            viewer.send({"type": "refresh"})
+    window = await trial.load(rate, warm_up_s, seconds, others)
+    phase = Phase(kind, window, int((await trial.metrics())[CLOSED] - closed), trial.server.resident_bytes() - resident)
+    trial.forget(sleepers)
+    return phase
+
+
+def _rows(phase: Phase) -> list[tuple[str, str]]:
+    window, waits = phase.window, phase.window.waits
+    return [
+        (
+            "the others",
+            f"{window.deltas_per_s:,.0f} deltas/s, p50 {waits.p50_ms:,.0f} ms, p99 {waits.p99_ms:,.0f} ms, max {waits.max_ms:,.0f} ms",
+        ),
+        ("closed with 4000", f"{phase.closed}"),
+        ("server", f"{window.server_cpu:.0%} of one core, {phase.grown_bytes / 1e6:+,.1f} MB"),
+        ("load process", f"{window.load_cpu:.0%} of one core, timers late by {window.load_lag_p99_ms:,.1f} ms (p99)"),
+    ]
+
+
+def _verdicts(phases: list[Phase], stalling: int) -> list[Verdict]:
+    without, with_ = ([phase for phase in phases if phase.kind == kind] for kind in "AB")
+    p99_a, p99_b = (sum(phase.window.waits.p99_ms for phase in kind) / len(kind) for kind in (without, with_))
+    ratio = p99_b / p99_a
+    closed = [phase.closed for phase in with_]
+    grown = max(phase.grown_bytes for phase in with_) / stalling
+    return [
+        Verdict(
+            ratio <= STALL_RATIO_MAX,
+            f"the others' p99 with and without: {p99_b:,.0f} / {p99_a:,.0f} ms = {ratio:.2f}, at most {STALL_RATIO_MAX}",
+        ),
+        Verdict(all(count == stalling for count in closed), f"closed with 4000: {closed}, {stalling} each"),
+        Verdict(
+            grown <= STALLED_BYTES_MAX,
+            f"server memory per stalled client: {grown / 1024:,.0f} KiB, at most {STALLED_BYTES_MAX // 1024:,} KiB",
+        ),
+    ]

@@ -1,0 +1,153 @@
+"""`realtime serve`: the server as a process of its own.
+
+Law: stdout carries the addresses and nothing else, once they can be connected to. The first SIGTERM or Ctrl-C asks the
+clients to go and waits for them up to `server.drain_s`; a second one ends the process at once. Both exit with 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from realtime.cli.exits import Exit, fail
+from realtime.cli.options import ConfigFile, Settings, configured
+from realtime.config import Config, Flag
+from realtime.errors import Refused
+
+if TYPE_CHECKING:
+    from realtime.server import Server
+
+AT_ONCE_S = 0.2  # what closing everything may still take after the second signal
+
+logger = logging.getLogger(__name__)
+
+
+def serve(
+    file: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="Address the public port binds (server.host).")] = None,
+    port: Annotated[str | None, typer.Option(metavar="N", help="Public port, for viewers (server.port); 0 picks a free one.")] = None,
+    http_port: Annotated[str | None, typer.Option(metavar="N", help="API port, for publishers (http.port); 0 picks a free one.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Run the server.
+
+    When it is ready it prints two lines, where viewers connect
+    (ws://HOST:PORT/ws) and where the API is (http://HOST:PORT);
+    everything else goes to stderr. SIGTERM or Ctrl-C ends it,
+    after the clients were asked to go; a second one at once.
+
+    Of a setting's sources the later wins: the defaults, --config,
+    REALTIME_SECTION__KEY in the environment, --set, --host and ports.
+    """
+    flags = {("--host", "server.host"): host, ("--port", "server.port"): port, ("--http-port", "http.port"): http_port}
+    config = configured(file, settings, [Flag(*names, text) for names, text in flags.items() if text is not None])
+    _configure_logging()
+    _raise_file_limit()
+    import uvloop
+
+    server = make_server(config)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        error = runner.run(_run(server))
+    if error is not None:
+        fail(Exit.FAILED, _why_not(config, error))
+
+
+def make_server(config: Config) -> Server:
+    """Return the server of a configuration, not started; end the command if one of its parts refuses its settings."""
+    from realtime.server import Server
+
+    try:
+        return Server(config)
+    except Refused as refused:
+        fail(Exit.USAGE, f"bad configuration: {refused.message}")
+
+
+async def _run(server: Server) -> OSError | None:
+    """Serve until told to end. Return what keeps it from starting, if something does."""
+    stop, at_once = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (at_once if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    try:
+        await server.start()
+    except OSError as error:
+        return error
+    try:
+        _announce(server)
+        await stop.wait()
+        logger.info("ending: %d sessions are asked to go and have %g s", server.sessions, server.config.server.drain_s)
+        await server.drain(at_once.is_set)
+    finally:
+        await _stop(server, at_once)
+    return None
+
+
+async def _stop(server: Server, at_once: asyncio.Event) -> None:
+    """Close everything, and wait until it is; after the second signal not for long."""
+    stopping = asyncio.ensure_future(server.stop())
+    hurry = asyncio.ensure_future(at_once.wait())
+    await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    await asyncio.wait({stopping}, timeout=AT_ONCE_S)
+    if stopping.done():
+        stopping.result()
+
+
+def _announce(server: Server) -> None:
+    from realtime.gateway.origin import is_loopback
+
+    config = server.config
+    print(server.url)
+    if server.http_url is not None:
+        print(server.http_url)
+    sys.stdout.flush()
+    logger.info("serving with the %s engine; process %d", server.node.engine_kind, os.getpid())
+    if not is_loopback(config.server.host) and config.identity.anonymous == "loopback":
+        logger.warning("server.host is not loopback: only clients with a token get in, unless identity.anonymous is always")
+    if config.http.enabled and not is_loopback(config.http.host):
+        logger.warning("http.host is not loopback: whoever reaches the API port may publish and see everything")
+
+
+def _why_not(config: Config, error: OSError) -> str:
+    """Say which address cannot be bound, and why: each is asked again, as the error itself may not name it."""
+    places = [("server", config.server.host, config.server.port)]
+    if config.http.enabled:
+        places.append(("http", config.http.host, config.http.port))
+    for section, host, port in places:
+        try:
+            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, kind, protocol, _, address in found:
+                with socket.socket(family, kind, protocol) as one:
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    one.bind(address)
+        except OSError as again:
+            return f"cannot listen on {host}:{port} ({section}.host, {section}.port): {again.strerror or again}"
+    return f"cannot listen: {error.strerror or error}"
+
+
+def _configure_logging() -> None:
+    """Log to stderr: the libraries from warnings on, ourselves from information on."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("realtime").setLevel(logging.INFO)
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files, and so connections, as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        logger.warning("the limit of open files stays at %d: %s", soft, error)
