@@ -71,7 +71,8 @@ def window_rows(window: Window) -> list[tuple[str, str]]:
         ("publish to apply", f"p50 {waits.p50_ms:,.0f} ms, p99 {waits.p99_ms:,.0f} ms, max {waits.max_ms:,.0f} ms"),
         ("publisher late", f"at most {window.behind_max_s * 1000:,.0f} ms"),
         ("outboxes", f"{window.outbox_mean:,.0f} entities on average, {window.outbox_slope_per_s:+,.0f}/s"),
-        ("server", f"{window.server_cpu:.0%} of one core, {window.server_resident_bytes / 1e6:,.0f} MB resident"),
+        ("server", f"{window.server_cpu:.0%} of one core, {window.server_us_per_change:,.0f} us per change"),
+        ("", f"{window.server_resident_bytes / 1e6:,.0f} MB resident"),
         ("load process", f"{window.load_cpu:.0%} of one core, timers late by {window.load_lag_p99_ms:,.1f} ms (p99)"),
         ("everybody else", f"{window.others_cpu:.0%} of one core, of the two"),
     ]

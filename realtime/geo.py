@@ -106,8 +106,11 @@ def point(lon: object, lat: object) -> Geometry:
     return _point(position, x, y)
 
 
-def parse_geometry(value: object, positions_max: int) -> Geometry:
-    """Return the geometry of a GeoJSON object of one of the six types with coordinates."""
+def parse_geometry(value: object, positions_max: int, bytes_max: int | None = None) -> Geometry:
+    """Return the geometry of a GeoJSON object of one of the six types with coordinates.
+
+    `bytes_max` bounds its coordinates as canonical JSON.
+    """
     if not isinstance(value, dict):
         raise _bad("an object with `type` and `coordinates` is expected")
     kind = value.get("type")
@@ -121,7 +124,7 @@ def parse_geometry(value: object, positions_max: int) -> Geometry:
     count = _collect(coordinates, kind, _NESTING[kind], parts, 0, positions_max)
     if count == 0:
         raise _bad("coordinates: at least one position is expected")
-    json = b'{"type":"' + kind.encode() + b'","coordinates":' + canonical(coordinates, "geometry") + b"}"
+    json = b'{"type":"' + kind.encode() + b'","coordinates":' + canonical(coordinates, "geometry", bytes_max) + b"}"
     return Geometry(json, _boxes(parts), False)
 
 

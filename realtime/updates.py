@@ -13,7 +13,7 @@ from realtime.config import LimitsConfig, PublishConfig
 from realtime.engine import Op, Update
 from realtime.errors import ConfigError, ErrorCode, Refused
 from realtime.geo import Geometry, parse_geometry, point
-from realtime.values import canonical, parse_id, parse_version
+from realtime.values import canonical, parse_id, parse_version, too_many_bytes
 
 ACCESS_PRINCIPALS_MAX = 64
 MIN_ZOOM_MAX = 64.0
@@ -64,7 +64,7 @@ class UpdateParser:
         return decode(value, parse_id(value.get("id")), _version(value))
 
     def _feature(self, value: Mapping[str, Any], id: str, version: int) -> Update:
-        geometry = parse_geometry(value.get("geometry"), self._limits.entity_positions)
+        geometry = self._geometry(value.get("geometry"))
         properties = self._properties(value.get("properties"), False)
         get = value.get
         return Update(
@@ -84,7 +84,7 @@ class UpdateParser:
         geometry: Geometry | None = None
         properties: Mapping[str, bytes | None] | None = None
         if "geometry" in value:
-            geometry = parse_geometry(value["geometry"], self._limits.entity_positions)
+            geometry = self._geometry(value["geometry"])
         if "properties" in value:
             properties = self._properties(value["properties"], True)
         return Update(
@@ -109,28 +109,32 @@ class UpdateParser:
     def _delete(self, value: Mapping[str, Any], id: str, version: int) -> Update:
         return Update(Op.DELETE, id, version)
 
+    def _geometry(self, value: object) -> Geometry:
+        return parse_geometry(value, self._limits.entity_positions, self._limits.entity_bytes)
+
     def _properties(self, value: object, is_patch: bool) -> dict[str, bytes | None]:
         if value is None:
             return {}
         if not isinstance(value, Mapping):
             raise _bad("properties: an object is expected, or null")
         result: dict[str, bytes | None] = {}
+        bytes_max, count_max = self._limits.entity_bytes, self._limits.entity_properties
         count = size = 0
         for name, item in value.items():
             if not isinstance(name, str):
                 raise Refused(ErrorCode.BAD_VALUE, "properties: keys are strings")
             encoded_name = canonical(name, "properties")
             if item is not None:  # a property that is null is absent
-                json = result[name] = canonical(item, "properties")
+                json = result[name] = canonical(item, "properties", bytes_max)
                 count += 1
                 size += len(encoded_name) + len(json)
             elif is_patch:
                 result[name] = None
             # Refused before all of it is read: what is far too much costs no more than what is a little too much.
-            if count > self._limits.entity_properties:
-                raise Refused(ErrorCode.TOO_BIG, f"properties: at most {self._limits.entity_properties} are allowed")
-            if size > self._limits.entity_bytes:
-                raise Refused(ErrorCode.TOO_BIG, f"properties: an entity has at most {self._limits.entity_bytes} bytes")
+            if count > count_max:
+                raise Refused(ErrorCode.TOO_BIG, f"properties: at most {count_max} are allowed")
+            if size > bytes_max:
+                raise too_many_bytes("properties", bytes_max)
         return result
 
 
@@ -160,7 +164,7 @@ def _real(value: object, name: str, low: float, high: float, default: float) -> 
         return default
     if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high:
         return float(value)
-    raise _bad(f"{name}: a number from {low:g} to {high:g} is expected, or null")
+    raise _bad(f"{name}: a number from {low:.12g} to {high:.12g} is expected, or null")
 
 
 def _min_zoom(value: object) -> float:

@@ -68,18 +68,27 @@ def next_version(seen: int, now: float, node_number: int) -> int:
     return floor + (node_number - floor) % NODE_NUMBERS
 
 
-def canonical(value: object, name: str = "value") -> bytes:
-    """Return the canonical JSON of `value`, made of None, bool, int, float, str, list, tuple and dict."""
+def canonical(value: object, name: str = "value", bytes_max: int | None = None) -> bytes:
+    """Return the canonical JSON of `value`, made of None, bool, int, float, str, list, tuple and dict.
+
+    What is longer than `bytes_max` is `Refused`, however much longer at about the cost of what is a little longer.
+    """
     if type(value) is str:
-        try:
-            return _encode(value)
-        except UnicodeEncodeError:
-            raise _bad(name, "a string is not made of Unicode scalar values") from None
-    if type(value) is float or type(value) is int:
-        return _encode(_number(value, name))
-    if value is None or type(value) is bool:
-        return _encode(value)
-    return _encode(_normal(value, name, 1))
+        json = _encode(_text(value, name))
+    elif type(value) is float or type(value) is int:
+        json = _encode(_number(value, name))
+    elif value is None or type(value) is bool:
+        json = _encode(value)
+    else:
+        json = _encode(_Reading(name, bytes_max).normal(value, 1))
+    if bytes_max is not None and len(json) > bytes_max:
+        raise too_many_bytes(name, bytes_max)
+    return json
+
+
+def too_many_bytes(name: str, bytes_max: int) -> Refused:
+    """Return the refusal of what is longer than allowed."""
+    return Refused(ErrorCode.TOO_BIG, f"{name}: at most {bytes_max} bytes are allowed")
 
 
 def _bad(name: str, why: str) -> Refused:
@@ -107,23 +116,42 @@ def _text(value: str, name: str) -> str:
     return value
 
 
-def _normal(value: Any, name: str, depth: int) -> Any:
-    """Return `value` with its numbers brought into their one form; depth counts arrays and objects."""
-    if value is None or type(value) is bool:
-        return value
-    if isinstance(value, str):
-        return _text(str(value), name)
-    if isinstance(value, (int, float)):
-        return _number(value, name)
-    if depth > DEPTH_MAX:
-        raise _bad(name, f"arrays and objects nest at most {DEPTH_MAX} deep")
-    if isinstance(value, (list, tuple)):
-        return [_normal(item, name, depth + 1) for item in value]
-    if isinstance(value, dict):
-        result = {}
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise _bad(name, "keys are strings")
-            result[_text(key, name)] = _normal(item, name, depth + 1)
-        return result
-    raise _bad(name, f"{type(value).__name__} is no JSON value")
+class _Reading:
+    """One reading of one value. It counts as it descends, so that it ends soon after the value is known to be too long."""
+
+    __slots__ = ("_bytes_left", "_bytes_max", "_name")
+
+    def __init__(self, name: str, bytes_max: int | None) -> None:
+        self._name = name
+        self._bytes_max = bytes_max
+        self._bytes_left = bytes_max
+
+    def normal(self, value: Any, depth: int) -> Any:
+        """Return `value` with its numbers brought into their one form; depth counts arrays and objects."""
+        if value is None or type(value) is bool:
+            return value
+        if isinstance(value, str):
+            return _text(str(value), self._name)
+        if isinstance(value, (int, float)):
+            return _number(value, self._name)
+        if depth > DEPTH_MAX:
+            raise _bad(self._name, f"arrays and objects nest at most {DEPTH_MAX} deep")
+        if isinstance(value, (list, tuple)):
+            self._spend(len(value))
+            return [self.normal(item, depth + 1) for item in value]
+        if isinstance(value, dict):
+            self._spend(len(value))
+            result = {}
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise _bad(self._name, "keys are strings")
+                result[_text(str(key), self._name)] = self.normal(item, depth + 1)
+            return result
+        raise _bad(self._name, f"{type(value).__name__} is no JSON value")
+
+    def _spend(self, members: int) -> None:
+        """A member takes two bytes at least: itself, and a comma or bracket."""
+        if self._bytes_left is not None and self._bytes_max is not None:
+            self._bytes_left -= 2 * members
+            if self._bytes_left < 0:
+                raise too_many_bytes(self._name, self._bytes_max)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from realtime.cli.config import config
+from realtime.cli.demo import demo
 from realtime.cli.replay import replay
 from realtime.cli.serve import serve
 from realtime.cli.watch import watch
@@ -37,5 +38,5 @@ def realtime(
     """Live maps: each viewer sees, now, exactly what is inside their viewport and passes their filter."""
 
 
-for command in (serve, replay, watch, config):
+for command in (demo, serve, replay, watch, config):
     app.command()(command)

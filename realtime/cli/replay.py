@@ -51,13 +51,14 @@ def replay(
 
     if not speed > 0:
         fail(Exit.USAGE, f"--speed {speed:g}: a number above 0 is expected, or inf")
+    path = find_trace(file)
+    if not path.is_file():
+        fail(Exit.USAGE, f"{file}: no such file; recordings that come along: {', '.join(SHIPPED)}")
     try:
-        trace = Trace(find_trace(file), prefix)
+        trace = Trace(path, prefix)
         publisher = Publisher(to)
     except ValueError as error:
-        fail(Exit.USAGE, f"{error}" if "/" in file or "." in file else f"{error}; or one of {', '.join(SHIPPED)}")
-    if not trace.path.is_file():
-        fail(Exit.USAGE, f"{file}: no such file; recordings that come along: {', '.join(SHIPPED)}")
+        fail(Exit.USAGE, str(error))
     run = _Run(trace, speed, loop, publisher)
     try:
         asyncio.run(run.to_end())

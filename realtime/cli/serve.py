@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,13 +50,18 @@ def serve(
     """
     flags = {("--host", "server.host"): host, ("--port", "server.port"): port, ("--http-port", "http.port"): http_port}
     config = configured(file, settings, [Flag(*names, text) for names, text in flags.items() if text is not None])
+    serve_until_told(config, _announce)
+
+
+def serve_until_told(config: Config, live: Callable[[Server], Awaitable[None]]) -> None:
+    """Serve, with `live(server)` running beside it, until a signal; end the command if it cannot be started."""
     _configure_logging()
     _raise_file_limit()
     import uvloop
 
     server = make_server(config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        error = runner.run(_run(server))
+        error = runner.run(_run(server, live))
     if error is not None:
         fail(Exit.FAILED, _why_not(config, error))
 
@@ -70,7 +76,7 @@ def make_server(config: Config) -> Server:
         fail(Exit.USAGE, f"bad configuration: {refused.message}")
 
 
-async def _run(server: Server) -> OSError | None:
+async def _run(server: Server, live: Callable[[Server], Awaitable[None]]) -> OSError | None:
     """Serve until told to end. Return what keeps it from starting, if something does."""
     stop, at_once = asyncio.Event(), asyncio.Event()
 
@@ -83,9 +89,14 @@ async def _run(server: Server) -> OSError | None:
         await server.start()
     except OSError as error:
         return error
+    living = asyncio.ensure_future(live(server))
+    told = asyncio.ensure_future(stop.wait())
     try:
-        _announce(server)
-        await stop.wait()
+        await asyncio.wait({living, told}, return_when=asyncio.FIRST_COMPLETED)
+        if living.done():
+            living.result()
+        await told
+        living.cancel()
         logger.info("ending: %d sessions are asked to go and have %g s", server.sessions, server.config.server.drain_s)
         await server.drain(at_once.is_set)
     finally:
@@ -104,7 +115,7 @@ async def _stop(server: Server, at_once: asyncio.Event) -> None:
         stopping.result()
 
 
-def _announce(server: Server) -> None:
+async def _announce(server: Server) -> None:
     from realtime.gateway.origin import is_loopback
 
     config = server.config

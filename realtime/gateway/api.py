@@ -161,7 +161,7 @@ class _Api:
             session.who.user,
             session.client,
             session.peer,
-            "json" if session._wire is None or session._wire.is_text else "msgpack",
+            session.encoding,
             int(counts["seq"]),
             int(counts["total"]),
             int(counts["shown"]),

@@ -36,7 +36,17 @@ class FrameScanner:
     after it nothing is admitted any more.
     """
 
-    __slots__ = ("_fragments", "_fragments_max", "_header", "_is_within", "_kinds", "_message_bytes", "_skip", "message_bytes_max", "violation")
+    __slots__ = (
+        "_fragments",
+        "_fragments_max",
+        "_header",
+        "_is_within",
+        "_kinds",
+        "_message_bytes",
+        "_skip",
+        "message_bytes_max",
+        "violation",
+    )
 
     def __init__(self, message_bytes_max: int, fragments_max: int, kinds: frozenset[int]) -> None:
         self.message_bytes_max = message_bytes_max

@@ -16,6 +16,7 @@ import re
 import socket
 from email.utils import formatdate
 from http import HTTPStatus
+from math import ceil
 from time import time
 from typing import Any
 
@@ -272,6 +273,7 @@ class Port:
             proxy_headers=False,
             server_header=False,
             workers=1,
+            timeout_keep_alive=ceil(config.limits.handshake_timeout_s) + 1,  # behind our own timer, which knows more
         )
         self.uvicorn.load()
         self.state = ServerState()

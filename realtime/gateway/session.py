@@ -187,6 +187,11 @@ class Session:
         self.close(CloseCode.BUG, "internal error")
 
     @property
+    def encoding(self) -> str:
+        """How its frames are written: json or msgpack."""
+        return "json" if self._wire is None or self._wire.is_text else "msgpack"
+
+    @property
     def peer(self) -> str:
         """The address of the client."""
         return "" if self._wire is None else self._wire.peer

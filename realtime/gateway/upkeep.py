@@ -129,19 +129,25 @@ class Upkeep:
 
     def _tick(self) -> None:
         now = self.loop.time()
-        taken = 0
-        for newcomer in self.newcomers.take_due(now, BATCH):
+        due = self.newcomers.take_due(now, BATCH)
+        is_more = len(due) == BATCH
+        for newcomer in due:
             newcomer.expire()
-        for queue, act in ((self.unidentified, self._close), (self.closing, self._cut), (self.pings, self._ping), (self.watched, self._judge)):
-            due = queue.take_due(now, BATCH)
-            taken = max(taken, len(due))
-            for connection in due:
+        for queue, act in (
+            (self.unidentified, self._close),
+            (self.closing, self._cut),
+            (self.pings, self._ping),
+            (self.watched, self._judge),
+        ):
+            connections = queue.take_due(now, BATCH)
+            is_more |= len(connections) == BATCH
+            for connection in connections:
                 try:
                     act(connection, now)
                 except Exception:  # a bug costs its connection, and never the timer of all the others
                     self.complaints.exception("upkeep", "keeping up a connection raised")
                     connection.fail()
-        self._timer = self.loop.call_later(TICK_S_MIN if taken == BATCH else self._tick_s, self._tick)
+        self._timer = self.loop.call_later(TICK_S_MIN if is_more else self._tick_s, self._tick)
 
     def _close(self, connection: Kept, now: float) -> None:
         connection.close(CloseCode.IDENTIFY_TIMEOUT, "no first message in time")

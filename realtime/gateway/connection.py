@@ -1,0 +1,491 @@
+"""One WebSocket after its upgrade: two lanes out, whole messages in, pings, and an end in bounded time.
+
+Law: what waits here is bounded by `control_lane_bytes` and the transport's high mark, whatever the peer does. The
+handler is called until the first `close`, `abort`, violation or loss, then exactly once more, with `on_close`, which
+never comes from inside a call of this class. Behind every close stands a deadline that cuts the socket. After a
+violation what the peer sends is read and thrown away.
+
+Progress of a slow peer is counted in bytes that its TCP has acknowledged: what was written less what lies in the
+transport's buffer and in the kernel's (SIOCOUTQ). That moves long before the transport is told that it may write again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from realtime.errors import CLOSE_CODES, CloseCode
+from realtime.gateway.frames import BINARY, CLOSE, PING, PONG, TEXT, Assembler, FrameScanner, Violation, parse_close
+from realtime.gateway.handshake import Upgrade
+from realtime.gateway.upkeep import Upkeep
+
+NO_CODE = 1005  # the peer's close frame had no code, or one that is not of CLOSE_CODES
+LOST = 1006  # the peer was gone without a close frame
+
+WRITE_BUFFER_HIGH_BYTES = 64 * 1024
+WRITE_BUFFER_LOW_BYTES = 16 * 1024  # stated, as uvloop's default is 16 bytes
+CONTROL_FRAMES_BURST_S = 10.0  # that many seconds' worth of control frames may come at once
+_REASON_BYTES_MAX = 123
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST and drops what the kernel still holds
+
+# Why nothing is read: bits of `Connection._held_by`.
+_LANE, _HANDLER = 1, 2
+
+
+class Handler(Protocol):
+    """What lives above a connection; made by a factory, one for each."""
+
+    def on_open(self, connection: Connection) -> None:
+        """The upgrade is done."""
+
+    def on_message(self, data: str | bytes) -> None:
+        """One whole message: text as str, binary as bytes."""
+
+    def on_writable(self) -> None:
+        """The connection was paused and no longer is."""
+
+    def on_close(self, code: int) -> None:
+        """It is over: the code that this side closed with, else the peer's if it is one of CLOSE_CODES, NO_CODE or LOST."""
+
+
+class FrameWriter(Protocol):
+    """Writes frames to the socket; picows' transport is one."""
+
+    @property
+    def underlying_transport(self) -> asyncio.Transport:
+        """The socket's transport."""
+
+    def send(self, opcode: int, message: bytes) -> None:
+        """Write a frame."""
+
+    def send_close(self, code: int, reason: bytes) -> None:
+        """Write a close frame; nothing can be written after it."""
+
+
+class Connection:
+    """One WebSocket.
+
+    `message_bytes_max` may be set at any time. `is_paused`: the transport's buffer is over its high mark or control
+    bytes wait; write no state then. `subprotocol` is the name that was agreed on, None if none was offered.
+    """
+
+    __slots__ = (
+        "_acked_bytes",
+        "_assembler",
+        "_awaits_pong",
+        "_control_at",
+        "_control_tokens",
+        "_fileno",
+        "_handler",
+        "_held_by",
+        "_held_frames",
+        "_is_blocked",
+        "_lane",
+        "_on_lost",
+        "_opcode",
+        "_ping_end",
+        "_pong",
+        "_pong_since",
+        "_progress_at",
+        "_transport",
+        "_upkeep",
+        "_writer",
+        "_written_bytes",
+        "code",
+        "control_bytes",
+        "is_discarding",
+        "is_open",
+        "is_paused",
+        "is_text",
+        "peer",
+        "scanner",
+        "serial",
+        "subprotocol",
+    )
+
+    def __init__(
+        self,
+        upkeep: Upkeep,
+        handler: Handler,
+        upgrade: Upgrade,
+        peer: str,
+        serial: int,
+        scanner: FrameScanner,
+        on_lost: Callable[[Connection], None],
+    ) -> None:
+        self.is_text = upgrade.is_text
+        self.subprotocol = upgrade.subprotocol
+        self.peer = peer  # its address, without the port
+        self.serial = serial  # 1, 2, … over the connections of a listener
+        self.scanner = scanner
+        self.is_open = False  # messages go in and out
+        self.is_paused = False
+        self.is_discarding = False  # what comes from the peer is thrown away unread
+        self.code: int | None = None  # what `on_close` gets, once it is known
+        self.control_bytes = 0  # wait in the control lane
+        self._upkeep = upkeep
+        self._handler: Handler | None = handler
+        self._on_lost = on_lost
+        self._opcode = TEXT if upgrade.is_text else BINARY
+        self._writer: FrameWriter | None = None  # from opened() to lost()
+        self._transport: asyncio.Transport | None = None
+        self._fileno = -1
+        self._is_blocked = False  # the transport's buffer is over its high mark
+        self._lane: deque[tuple[int, bytes]] = deque()  # (opcode, payload), while blocked
+        self._pong: bytes | None = None  # the newest, while blocked
+        self._assembler = Assembler()
+        self._held_by = 0
+        self._held_frames: deque[tuple[int, bool, bytes]] = deque()  # were parsed already when reading was held
+        self._control_tokens = upkeep.limits.control_frames_per_s * CONTROL_FRAMES_BURST_S
+        self._control_at = 0.0
+        self._written_bytes = 0  # frames handed to the transport
+        self._acked_bytes = 0  # at the last look
+        self._progress_at = 0.0  # when the last look found more of them, or the transport blocked
+        self._awaits_pong = False
+        self._ping_end = 0  # the ping ends at this byte of what was written
+        self._pong_since = 0.0  # since when the peer has owed a pong
+
+    # What the handler calls
+
+    @property
+    def message_bytes_max(self) -> int:
+        """The longest message that is taken."""
+        return self.scanner.message_bytes_max
+
+    @message_bytes_max.setter
+    def message_bytes_max(self, value: int) -> None:
+        self.scanner.message_bytes_max = value
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What waits in user space to be written."""
+        return self.control_bytes + (0 if self._transport is None else self._transport.get_write_buffer_size())
+
+    def identified(self) -> None:
+        """The first message came: the identify timeout is over."""
+        self._upkeep.unidentified.discard(self)
+
+    def send_control(self, data: str | bytes) -> None:
+        """Send a message in order and without loss; it waits while the socket takes nothing.
+
+        A str goes out as text, bytes as the subprotocol has them. More than `control_lane_bytes` that wait end the
+        connection with SLOW_CONSUMER.
+        """
+        if not self.is_open:
+            return
+        opcode = self._opcode
+        if isinstance(data, str):
+            opcode, data = TEXT, data.encode()
+        if not self._is_blocked:
+            self._write(opcode, data)
+            return
+        self._lane.append((opcode, data))
+        self.control_bytes += len(data)
+        if self.control_bytes > self._upkeep.limits.control_lane_bytes:
+            self.abort(CloseCode.SLOW_CONSUMER)
+        elif self.control_bytes * 2 >= self._upkeep.limits.control_lane_bytes:
+            self._hold(_LANE, True)
+
+    def send_state(self, data: bytes) -> None:
+        """Write a message at once; only while not paused."""
+        if self.is_open:
+            self._write(self._opcode, data)
+
+    def hold_reading(self, is_held: bool) -> None:
+        """Read nothing more, or go on; messages that were read already wait meanwhile."""
+        self._hold(_HANDLER, is_held)
+
+    def close(self, code: CloseCode, reason: str = "") -> None:
+        """Send what waits and a close frame, and wait for the peer's; the deadline cuts whoever takes too long."""
+        if not self.is_open:
+            return
+        self._end(code)
+        self._flush_lane(even_if_blocked=True)
+        self._send_close(code, reason)
+        self._read_to_the_end()
+
+    def abort(self, code: CloseCode | int) -> None:
+        """End the connection at once; the close frame goes along if the socket takes it without waiting."""
+        if self._transport is None:
+            return
+        if self.is_open and not self._is_blocked and self._transport.get_write_buffer_size() == 0:
+            self._send_close(code, "")
+            self._end(code)
+            self._transport.abort()
+        else:
+            self._end(code)
+            self.cut()
+
+    # What the wire calls
+
+    def opened(self, writer: FrameWriter) -> None:
+        """The upgrade is done and the 101 written."""
+        now = self._upkeep.loop.time()
+        self._writer = writer
+        self._transport = writer.underlying_transport
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH_BYTES, low=WRITE_BUFFER_LOW_BYTES)
+        self._fileno = self._transport.get_extra_info("socket").fileno()
+        self._control_at = now
+        self.is_open = True
+        self._upkeep.unidentified.add(self, now)
+        self._upkeep.pings.add(self, now)
+        if self._handler is not None:
+            self._call(self._handler.on_open, self)
+
+    def receive(self, opcode: int, is_last: bool, payload: bytes) -> None:
+        """Take a frame that the scanner has admitted."""
+        if not self.is_open:
+            if opcode == CLOSE and self._transport is not None and not self.is_discarding:
+                self._hang_up()
+            return
+        if opcode in (PING, PONG):
+            self._receive_control(opcode, payload)
+        elif self._held_by or self._held_frames:
+            self._held_frames.append((opcode, is_last, payload))
+        else:
+            self._take(opcode, is_last, payload)
+        self._awaits_pong = False  # whoever speaks is alive
+
+    def violate(self, violation: Violation) -> None:
+        """The peer broke the rules: say so, and take no more of what it sends."""
+        self._upkeep.count("protocol_error")
+        if self.is_open:
+            self._end(violation.code)
+            self._flush_lane(even_if_blocked=True)
+            self._send_close(violation.code, violation.reason)
+            self._read_to_the_end()
+        self._discard()
+
+    def ended_below(self, code: int) -> None:
+        """The writer has sent a close frame of its own accord."""
+        self._upkeep.count("protocol_error")
+        self._end(code)
+        self._read_to_the_end()
+        self._discard()
+
+    def block(self) -> None:
+        """The transport's buffer is over its high mark."""
+        now = self._upkeep.loop.time()
+        self._is_blocked = self.is_paused = True
+        self._progress_at = now
+        if self.is_open:
+            self._upkeep.watched.add(self, now)
+
+    def unblock(self) -> None:
+        """The transport's buffer is below its low mark."""
+        self._is_blocked = False
+        if not self.is_open:
+            return
+        self._flush_lane()
+        if self._is_blocked:
+            return
+        self.is_paused = False
+        self._hold(_LANE, False)
+        if self._handler is not None:
+            self._call(self._handler.on_writable)
+
+    def peer_ended(self) -> None:
+        """The peer has closed its side of the socket; it sends no more, not even a close frame."""
+        if self.is_open:
+            self.abort(LOST)
+
+    def lost(self) -> None:
+        """The socket is gone."""
+        self._end(LOST)
+        self._upkeep.closing.discard(self)
+        self._writer = self._transport = None
+        self._on_lost(self)
+        self._tell()
+
+    # What the upkeep calls
+
+    def ping(self, now: float) -> None:
+        """Send a ping, unless one is on its way or the socket takes nothing; the write stall judges that."""
+        if not self.is_open or self.is_paused or self._awaits_pong:
+            return
+        self._write(PING, b"")
+        self._awaits_pong = True
+        self._ping_end = self._written_bytes
+        self._pong_since = now
+        self._upkeep.watched.add(self, now)
+
+    def judge(self, now: float) -> bool:
+        """Cut a peer that takes no byte or owes a pong for too long; return whether to look again."""
+        if not self.is_open:
+            return False
+        limits = self._upkeep.limits
+        acked = self._written_bytes - self._outstanding_bytes()
+        if acked > self._acked_bytes:
+            self._acked_bytes = acked
+            self._progress_at = now
+        if self.is_paused and now - self._progress_at >= limits.write_stall_s:
+            self.abort(CloseCode.SLOW_CONSUMER)
+        elif self._awaits_pong:
+            # The time that a ping waits behind other bytes, or its pong unread on this side, is not the peer's.
+            if self.is_paused or self._held_by or acked < self._ping_end:
+                self._pong_since = now
+            elif now - self._pong_since >= limits.pong_timeout_s:
+                self.abort(CloseCode.NO_PONG)
+        return self.is_open and (self.is_paused or self._awaits_pong)
+
+    def cut(self) -> None:
+        """End the socket now, and drop what the kernel still holds of it."""
+        if self._transport is not None:
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._transport.abort()
+
+    def fail(self) -> None:
+        """A bug of this side ends the connection."""
+        self._upkeep.count("handler_error")
+        self.close(CloseCode.BUG, "internal error")
+
+    # Messages in
+
+    def _receive_control(self, opcode: int, payload: bytes) -> None:
+        """Answer a ping, take a pong; whoever sends too many is closed. A pong that is awaited is free."""
+        if opcode == PONG and self._awaits_pong:
+            return
+        now = self._upkeep.loop.time()
+        rate = self._upkeep.limits.control_frames_per_s
+        self._control_tokens = min(self._control_tokens + (now - self._control_at) * rate, rate * CONTROL_FRAMES_BURST_S)
+        self._control_at = now
+        if self._control_tokens < 1:
+            self.violate(Violation(CloseCode.POLICY, "more control frames than control_frames_per_s"))
+            return
+        self._control_tokens -= 1
+        if opcode == PING and self._is_blocked:
+            self._pong = payload
+        elif opcode == PING:
+            self._write(PONG, payload)
+
+    def _take(self, opcode: int, is_last: bool, payload: bytes) -> None:
+        """Process a data or close frame."""
+        if opcode == CLOSE:
+            self._receive_close(payload)
+            return
+        try:
+            message = self._assembler.add(opcode, is_last, payload)
+        except UnicodeDecodeError:
+            self.violate(Violation(CloseCode.BAD_UTF8, "text that is not UTF-8"))
+            return
+        if message is not None and self._handler is not None:
+            self._call(self._handler.on_message, message)
+
+    def _receive_close(self, payload: bytes) -> None:
+        """Answer the peer's close frame with its own code, and hang up."""
+        said = parse_close(payload)
+        if isinstance(said, Violation):
+            self.violate(said)
+            return
+        known = said.code is not None and said.code in CLOSE_CODES
+        self._upkeep.count("closed_by_peer")
+        self._end(said.code if known and said.code is not None else NO_CODE)
+        self._send_close(said.code or CloseCode.NORMAL, "")
+        self._hang_up()
+
+    def _hold(self, why: int, is_held: bool) -> None:
+        """Add or remove a reason to read nothing."""
+        before = self._held_by
+        self._held_by = before | why if is_held else before & ~why
+        if self._transport is None or bool(before) == bool(self._held_by):
+            return
+        if self._held_by:
+            if self.is_open:
+                self._transport.pause_reading()
+        else:
+            self._upkeep.loop.call_soon(self._release)
+
+    def _release(self) -> None:
+        """Process the frames that waited, in order, then read on."""
+        while self._held_frames and self.is_open and not self._held_by:
+            self._take(*self._held_frames.popleft())
+        if self.is_open and not self._held_by and self._transport is not None:
+            self._transport.resume_reading()
+
+    def _read_to_the_end(self) -> None:
+        """Read on, whatever held it, so that the peer's close frame or FIN is seen."""
+        self._held_frames.clear()
+        if self._held_by and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._held_by = 0
+
+    # Bytes out
+
+    def _write(self, opcode: int, data: bytes) -> None:
+        """Write a frame; one of `is_open` or `_end`'s callers vouches for the writer."""
+        assert self._writer is not None
+        size = len(data)
+        self._written_bytes += size + (2 if size < 126 else 4 if size < 65536 else 10)
+        self._writer.send(opcode, data)
+
+    def _flush_lane(self, even_if_blocked: bool = False) -> None:
+        """Write the newest pong and the control lane, as far as the transport takes it."""
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            self._write(PONG, pong)
+        while self._lane and (even_if_blocked or not self._is_blocked):
+            opcode, data = self._lane.popleft()
+            self.control_bytes -= len(data)
+            self._write(opcode, data)
+
+    def _outstanding_bytes(self) -> int:
+        """What was written and not acknowledged, over transport and kernel."""
+        assert self._transport is not None
+        queued = struct.unpack("i", fcntl.ioctl(self._fileno, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+        return self._transport.get_write_buffer_size() + int(queued)
+
+    # The end
+
+    def _end(self, code: int) -> None:
+        """From here on the handler gets nothing but its `on_close`, and the peer has a deadline."""
+        if self.code is None:
+            self.code = int(code)
+            self._upkeep.loop.call_soon(self._tell)
+            self._upkeep.closing.add(self, self._upkeep.loop.time())
+        self.is_open = False
+        self._upkeep.unidentified.discard(self)
+        self._upkeep.pings.discard(self)
+        self._upkeep.watched.discard(self)
+
+    def _tell(self) -> None:
+        """Call `on_close`, once."""
+        handler, self._handler = self._handler, None
+        self._lane.clear()
+        self._held_frames.clear()
+        self.control_bytes = 0
+        if handler is not None:
+            self._call(handler.on_close, self.code)
+
+    def _send_close(self, code: int, reason: str) -> None:
+        assert self._writer is not None
+        whole = reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore")
+        self._writer.send_close(int(code), whole.encode())
+
+    def _discard(self) -> None:
+        """Tell the peer that nothing more comes, and wait for its FIN with deaf ears.
+
+        Closing right away with unread bytes would send RST, and the peer could lose the close frame to it.
+        """
+        if not self.is_discarding and self._transport is not None and not self._transport.is_closing():
+            self.is_discarding = True
+            self._transport.write_eof()
+
+    def _hang_up(self) -> None:
+        """Both close frames are on their way: the server ends the socket first."""
+        self.is_discarding = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
+        """Call the handler; what it raises costs this connection alone."""
+        try:
+            callback(*arguments)
+        except Exception:
+            self._upkeep.complaints.exception("handler", "a connection's handler raised")
+            self.fail()
