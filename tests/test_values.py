@@ -109,7 +109,7 @@ def test_what_is_accepted_comes_back_in_both_encodings(value: Any) -> None:
     assert equal(from_json, value)
     assert equal(json.loads(json_bytes), value), "another JSON reader reads something else"
     assert equal(msgspec.msgpack.decode(msgspec.msgpack.encode(from_json)), value)
-    assert b" " not in canonical("") and json_bytes == canonical(from_json)
+    assert canonical(from_json) == json_bytes
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))

@@ -20,6 +20,8 @@ from realtime.config import Flag
 if TYPE_CHECKING:
     from realtime.server import Server
 
+ENTITIES_PER_VIEW = 20_000  # all of them may be looked at at once
+
 
 def demo(
     file: ConfigFile = None,
@@ -36,7 +38,7 @@ def demo(
     earthquakes. It prints the address of a page; open that.
     """
     flags = {("--port", "server.port"): port, ("--http-port", "http.port"): http_port}
-    config = configured(file, settings, [Flag(*names, text) for names, text in flags.items() if text is not None])
+    config = configured(file, [f"limits.entities_per_view={ENTITIES_PER_VIEW}", *(settings or ())], [Flag(*names, text) for names, text in flags.items() if text is not None])
 
     async def live(server: Server) -> None:
         from realtime.demo import world

@@ -29,7 +29,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -52,6 +52,16 @@ _RECORD_SEPARATOR = b"\x1e"
 _NUMBER_COLUMNS = frozenset({"speed", "heading", "alt", "mag"})
 _TEXT_COLUMNS = frozenset({"state", "label"})
 _JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+class _CsvReader(Protocol):
+    """What `csv.reader` returns."""
+
+    line_num: int
+
+    def __next__(self) -> list[str]: ...
+
+    def __iter__(self) -> Iterator[list[str]]: ...
 
 
 class TraceError(ValueError):
@@ -104,28 +114,32 @@ class Trace:
     # CSV
 
     def _csv_rows(self, file: IO[bytes]) -> Iterator[Row]:
-        reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True)
+        with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+            reader = csv.reader(text, strict=True)
+            try:
+                yield from self._cells_rows(reader)
+            except csv.Error as error:
+                raise self._wrong(reader.line_num, str(error)) from None
+            except UnicodeDecodeError:
+                raise self._wrong(reader.line_num + 1, "not UTF-8") from None
+
+    def _cells_rows(self, reader: _CsvReader) -> Iterator[Row]:
+        columns = next(reader, [])
+        for name in ("id", "lon", "lat"):
+            if name not in columns:
+                raise self._wrong(1, f"the head line has no column {name}")
         t = 0.0
-        try:
-            columns = next(reader, [])
-            for name in ("id", "lon", "lat"):
-                if name not in columns:
-                    raise self._wrong(1, f"the head line has no column {name}")
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) != len(columns):
-                    raise self._wrong(reader.line_num, f"{len(columns)} cells are expected, as in the head line, not {len(cells)}")
-                try:
-                    row = _csv_row(dict(zip(columns, cells, strict=True)), t, self.prefix)
-                except ValueError as error:
-                    raise self._wrong(reader.line_num, str(error)) from None
-                t = row.t
-                yield row
-        except csv.Error as error:
-            raise self._wrong(reader.line_num, str(error)) from None
-        except UnicodeDecodeError:
-            raise self._wrong(reader.line_num + 1, "not UTF-8") from None
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(columns):
+                raise self._wrong(reader.line_num, f"{len(columns)} cells are expected, as in the head line, not {len(cells)}")
+            try:
+                row = _csv_row(dict(zip(columns, cells, strict=True)), t, self.prefix)
+            except ValueError as error:
+                raise self._wrong(reader.line_num, str(error)) from None
+            t = row.t
+            yield row
 
     # GeoJSON text sequences
 

@@ -4,9 +4,6 @@ Law: what waits here is bounded by `control_lane_bytes` and the transport's high
 handler is called until the first `close`, `abort`, violation or loss, then exactly once more, with `on_close`, which
 never comes from inside a call of this class. Behind every close stands a deadline that cuts the socket. After a
 violation what the peer sends is read and thrown away.
-
-Progress of a slow peer is counted in bytes that its TCP has acknowledged: what was written less what lies in the
-transport's buffer and in the kernel's (SIOCOUTQ). That moves long before the transport is told that it may write again.
 """
 
 from __future__ import annotations
@@ -23,6 +20,7 @@ from typing import Protocol
 from realtime.errors import CLOSE_CODES, CloseCode
 from realtime.gateway.frames import BINARY, CLOSE, PING, PONG, TEXT, Assembler, FrameScanner, Violation, parse_close
 from realtime.gateway.handshake import Upgrade
+from realtime.gateway.pulse import Pulse
 from realtime.gateway.upkeep import Upkeep
 
 NO_CODE = 1005  # the peer's close frame had no code, or one that is not of CLOSE_CODES
@@ -30,7 +28,6 @@ LOST = 1006  # the peer was gone without a close frame
 
 WRITE_BUFFER_HIGH_BYTES = 64 * 1024
 WRITE_BUFFER_LOW_BYTES = 16 * 1024  # stated, as uvloop's default is 16 bytes
-CONTROL_FRAMES_BURST_S = 10.0  # that many seconds' worth of control frames may come at once
 _REASON_BYTES_MAX = 123
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST and drops what the kernel still holds
 
@@ -76,11 +73,7 @@ class Connection:
     """
 
     __slots__ = (
-        "_acked_bytes",
         "_assembler",
-        "_awaits_pong",
-        "_control_at",
-        "_control_tokens",
         "_fileno",
         "_handler",
         "_held_by",
@@ -88,15 +81,13 @@ class Connection:
         "_is_blocked",
         "_lane",
         "_on_lost",
+        "_is_reading",
         "_opcode",
-        "_ping_end",
+        "_pulse",
         "_pong",
-        "_pong_since",
-        "_progress_at",
         "_transport",
         "_upkeep",
         "_writer",
-        "_written_bytes",
         "code",
         "control_bytes",
         "is_discarding",
@@ -140,16 +131,10 @@ class Connection:
         self._lane: deque[tuple[int, bytes]] = deque()  # (opcode, payload), while blocked
         self._pong: bytes | None = None  # the newest, while blocked
         self._assembler = Assembler()
+        self._pulse = Pulse(upkeep.limits, upkeep.loop.time())
+        self._is_reading = True
         self._held_by = 0
         self._held_frames: deque[tuple[int, bool, bytes]] = deque()  # were parsed already when reading was held
-        self._control_tokens = upkeep.limits.control_frames_per_s * CONTROL_FRAMES_BURST_S
-        self._control_at = 0.0
-        self._written_bytes = 0  # frames handed to the transport
-        self._acked_bytes = 0  # at the last look
-        self._progress_at = 0.0  # when the last look found more of them, or the transport blocked
-        self._awaits_pong = False
-        self._ping_end = 0  # the ping ends at this byte of what was written
-        self._pong_since = 0.0  # since when the peer has owed a pong
 
     # What the handler calls
 
@@ -231,7 +216,6 @@ class Connection:
         self._transport = writer.underlying_transport
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH_BYTES, low=WRITE_BUFFER_LOW_BYTES)
         self._fileno = self._transport.get_extra_info("socket").fileno()
-        self._control_at = now
         self.is_open = True
         self._upkeep.unidentified.add(self, now)
         self._upkeep.pings.add(self, now)
@@ -244,13 +228,13 @@ class Connection:
             if opcode == CLOSE and self._transport is not None and not self.is_discarding:
                 self._hang_up()
             return
+        self._pulse.heard()
         if opcode in (PING, PONG):
             self._receive_control(opcode, payload)
         elif self._held_by or self._held_frames:
             self._held_frames.append((opcode, is_last, payload))
         else:
             self._take(opcode, is_last, payload)
-        self._awaits_pong = False  # whoever speaks is alive
 
     def violate(self, violation: Violation) -> None:
         """The peer broke the rules: say so, and take no more of what it sends."""
@@ -273,7 +257,7 @@ class Connection:
         """The transport's buffer is over its high mark."""
         now = self._upkeep.loop.time()
         self._is_blocked = self.is_paused = True
-        self._progress_at = now
+        self._pulse.blocked(now)
         if self.is_open:
             self._upkeep.watched.add(self, now)
 
@@ -292,8 +276,9 @@ class Connection:
 
     def peer_ended(self) -> None:
         """The peer has closed its side of the socket; it sends no more, not even a close frame."""
-        if self.is_open:
-            self.abort(LOST)
+        if self.is_open and self._transport is not None:
+            self._end(LOST)
+            self._transport.abort()
 
     def lost(self) -> None:
         """The socket is gone."""
@@ -307,32 +292,20 @@ class Connection:
 
     def ping(self, now: float) -> None:
         """Send a ping, unless one is on its way or the socket takes nothing; the write stall judges that."""
-        if not self.is_open or self.is_paused or self._awaits_pong:
+        if not self.is_open or self.is_paused or self._pulse.awaits_pong:
             return
         self._write(PING, b"")
-        self._awaits_pong = True
-        self._ping_end = self._written_bytes
-        self._pong_since = now
+        self._pulse.pinged(now)
         self._upkeep.watched.add(self, now)
 
     def judge(self, now: float) -> bool:
         """Cut a peer that takes no byte or owes a pong for too long; return whether to look again."""
         if not self.is_open:
             return False
-        limits = self._upkeep.limits
-        acked = self._written_bytes - self._outstanding_bytes()
-        if acked > self._acked_bytes:
-            self._acked_bytes = acked
-            self._progress_at = now
-        if self.is_paused and now - self._progress_at >= limits.write_stall_s:
-            self.abort(CloseCode.SLOW_CONSUMER)
-        elif self._awaits_pong:
-            # The time that a ping waits behind other bytes, or its pong unread on this side, is not the peer's.
-            if self.is_paused or self._held_by or acked < self._ping_end:
-                self._pong_since = now
-            elif now - self._pong_since >= limits.pong_timeout_s:
-                self.abort(CloseCode.NO_PONG)
-        return self.is_open and (self.is_paused or self._awaits_pong)
+        code = self._pulse.judge(now, self._outstanding_bytes(), is_paused=self.is_paused, is_deaf=not self._is_reading)
+        if code is not None:
+            self.abort(code)
+        return self.is_open and (self.is_paused or self._pulse.awaits_pong)
 
     def cut(self) -> None:
         """End the socket now, and drop what the kernel still holds of it."""
@@ -348,18 +321,10 @@ class Connection:
     # Messages in
 
     def _receive_control(self, opcode: int, payload: bytes) -> None:
-        """Answer a ping, take a pong; whoever sends too many is closed. A pong that is awaited is free."""
-        if opcode == PONG and self._awaits_pong:
-            return
-        now = self._upkeep.loop.time()
-        rate = self._upkeep.limits.control_frames_per_s
-        self._control_tokens = min(self._control_tokens + (now - self._control_at) * rate, rate * CONTROL_FRAMES_BURST_S)
-        self._control_at = now
-        if self._control_tokens < 1:
+        """Answer a ping, take a pong; whoever sends too many is closed."""
+        if not self._pulse.admits_control(opcode == PONG, self._upkeep.loop.time()):
             self.violate(Violation(CloseCode.POLICY, "more control frames than control_frames_per_s"))
-            return
-        self._control_tokens -= 1
-        if opcode == PING and self._is_blocked:
+        elif opcode == PING and self._is_blocked:
             self._pong = payload
         elif opcode == PING:
             self._write(PONG, payload)
@@ -383,9 +348,9 @@ class Connection:
         if isinstance(said, Violation):
             self.violate(said)
             return
-        known = said.code is not None and said.code in CLOSE_CODES
         self._upkeep.count("closed_by_peer")
-        self._end(said.code if known and said.code is not None else NO_CODE)
+        is_known = said.code in CLOSE_CODES and said.code < CloseCode.SLOW_CONSUMER
+        self._end(said.code if is_known else NO_CODE)
         self._send_close(said.code or CloseCode.NORMAL, "")
         self._hang_up()
 
@@ -393,11 +358,10 @@ class Connection:
         """Add or remove a reason to read nothing."""
         before = self._held_by
         self._held_by = before | why if is_held else before & ~why
-        if self._transport is None or bool(before) == bool(self._held_by):
+        if bool(before) == bool(self._held_by):
             return
         if self._held_by:
-            if self.is_open:
-                self._transport.pause_reading()
+            self._read(False)
         else:
             self._upkeep.loop.call_soon(self._release)
 
@@ -405,23 +369,31 @@ class Connection:
         """Process the frames that waited, in order, then read on."""
         while self._held_frames and self.is_open and not self._held_by:
             self._take(*self._held_frames.popleft())
-        if self.is_open and not self._held_by and self._transport is not None:
+        if not self._held_by:
+            self._read(True)
+
+    def _read(self, is_reading: bool) -> None:
+        """Read from the socket, or not."""
+        if self._transport is None or self._transport.is_closing() or self._is_reading == is_reading:
+            return
+        self._is_reading = is_reading
+        if is_reading:
             self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
 
     def _read_to_the_end(self) -> None:
         """Read on, whatever held it, so that the peer's close frame or FIN is seen."""
         self._held_frames.clear()
-        if self._held_by and self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
         self._held_by = 0
+        self._read(True)
 
     # Bytes out
 
     def _write(self, opcode: int, data: bytes) -> None:
         """Write a frame; one of `is_open` or `_end`'s callers vouches for the writer."""
         assert self._writer is not None
-        size = len(data)
-        self._written_bytes += size + (2 if size < 126 else 4 if size < 65536 else 10)
+        self._pulse.wrote(len(data))
         self._writer.send(opcode, data)
 
     def _flush_lane(self, even_if_blocked: bool = False) -> None:
@@ -474,7 +446,10 @@ class Connection:
         """
         if not self.is_discarding and self._transport is not None and not self._transport.is_closing():
             self.is_discarding = True
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # reset by the peer, and not noticed yet
+                self._transport.abort()
 
     def _hang_up(self) -> None:
         """Both close frames are on their way: the server ends the socket first."""
@@ -486,6 +461,6 @@ class Connection:
         """Call the handler; what it raises costs this connection alone."""
         try:
             callback(*arguments)
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged there
             self._upkeep.complaints.exception("handler", "a connection's handler raised")
             self.fail()

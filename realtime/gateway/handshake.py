@@ -32,7 +32,7 @@ class Endpoint(NamedTuple):
     """Where WebSockets are, and what is spoken there."""
 
     path: str | None = "/ws"  # None: everywhere
-    subprotocols: Mapping[str, bool] | None = {  # noqa: RUF012 - nobody changes it; name -> is_text; None: whichever comes first
+    subprotocols: Mapping[str, bool] | None = {  # name -> is_text; None: whichever comes first
         "realtime.v1.json": True,
         "realtime.v1.msgpack": False,
     }

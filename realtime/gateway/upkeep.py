@@ -144,7 +144,7 @@ class Upkeep:
             for connection in connections:
                 try:
                     act(connection, now)
-                except Exception:  # a bug costs its connection, and never the timer of all the others
+                except Exception:  # noqa: BLE001 - logged there; it costs its connection, and never the timer of the others
                     self.complaints.exception("upkeep", "keeping up a connection raised")
                     connection.fail()
         self._timer = self.loop.call_later(TICK_S_MIN if is_more else self._tick_s, self._tick)

@@ -140,6 +140,7 @@ client.on("change", (change) => {
     else if (feature && change.before.has(feature.id)) inspector.show(feature, colors);
   }
   lastChange = performance.now();
+  if (!wasChecked && !change.isFilling) wasChecked = client.check(); // the first comparison comes at once, not after ten seconds
   invalidate();
 });
 
@@ -154,6 +155,7 @@ function shifted(message) {
   return inner && message.startsWith(inner) ? `filter${message.slice(inner.length)}` : message;
 }
 
+let wasChecked = false;
 let lastChange = performance.now();
 let openedAt = 0;
 client.on("status", (status) => {
