@@ -23,7 +23,7 @@ START_S, STOP_S = 20.0, 10.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-PLAIN = ("-m", "bench.host")
+PLAIN = ("-m", "realtime", "serve")
 HOSTED = ("-m", "bench.host")  # the same server, in a program that can also publish from inside and be profiled
 
 

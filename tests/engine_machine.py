@@ -82,7 +82,7 @@ class Client:
     def lose(self, revoked: set[str]) -> None:
         """The rights to these ids were revoked: those that are held must leave at the next flush."""
         self.lost |= revoked
-        self.may_hurry = self.may_hurry or bool(revoked or self.viewer.revoked())
+        self.may_hurry = self.may_hurry or bool(revoked) or any(map(self.viewer.is_denied, self.viewer.mirror))
 
     def drain(self, budget: int) -> bool:
         frame = self.machine.engine.drain(self.number, budget, self.machine.now)

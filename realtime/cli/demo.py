@@ -38,7 +38,11 @@ def demo(
     earthquakes. It prints the address of a page; open that.
     """
     flags = {("--port", "server.port"): port, ("--http-port", "http.port"): http_port}
-    config = configured(file, [f"limits.entities_per_view={ENTITIES_PER_VIEW}", *(settings or ())], [Flag(*names, text) for names, text in flags.items() if text is not None])
+    config = configured(
+        file,
+        [f"limits.entities_per_view={ENTITIES_PER_VIEW}", *(settings or ())],
+        [Flag(*names, text) for names, text in flags.items() if text is not None],
+    )
 
     async def live(server: Server) -> None:
         from realtime.demo import world

@@ -54,12 +54,16 @@ class Publisher:
     """A connection to the API at `url` (http://HOST:PORT). Raises `ValueError` if it is no such URL."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"{url}: http://HOST:PORT is expected: {error}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url}: http://HOST:PORT is expected")
         make = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self.url = url
-        self._connection = make(parts.hostname, parts.port, timeout=TIMEOUT_S)
+        self._connection = make(parts.hostname, port, timeout=TIMEOUT_S)
         self._path = parts.path.rstrip("/") + "/v1/updates"
         self._encoder = msgspec.json.Encoder()
         self._verdict = msgspec.json.Decoder(Verdict)

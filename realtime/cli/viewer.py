@@ -1,21 +1,20 @@
-"""What a viewer sees, as the terminal shows it: the client's deltas taken apart into single changes.
+"""What a viewer sees, as the terminal shows it: the client's merged changes taken apart into single ones.
 
-Law: a change is told with the state that the mirror has right after it; of what left, with the last state it had.
+Law: a change is told with the state that the mirror has then; of what left, with the last state that was told. The
+first connection has to come about; one that is lost later comes back by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import sys
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from realtime.client import Applied, Changes, Client, Closed, Status
+from realtime.errors import CLOSE_CODES, CloseCode, ErrorCode, Refused
 
-from realtime.client.mirror import Mirror
-
-CHECK_S = 2.0  # between two comparisons of the mirror with the world
+CHECK_INTERVAL_S = 2.0  # between two comparisons of the mirror with the world; somebody is looking
 
 
 class Change(NamedTuple):
@@ -35,61 +34,67 @@ class Unwatchable(Exception):
 
 
 class Viewer:
-    """A connection that looks at one view."""
+    """A client that looks at one view. Raises `Unwatchable` for a URL that is none."""
 
-    def __init__(self, url: str, view: dict[str, Any], token: str | None) -> None:
-        self.url = url
-        self.mirror = Mirror()
-        self.lag_ms = 0.0  # of the newest delta
-        self.is_right: bool | None = None  # whether the mirror agreed with the last check; None: not checked yet
-        self.is_connected = False
-        self._view = view
-        self._token = token
-
-    async def deltas(self) -> AsyncIterator[list[Change]]:
-        """Yield the changes of each delta. Raises `Unwatchable`."""
+    def __init__(self, url: str, bbox: list[float], zoom: float, filter: Any, token: str | None) -> None:
         try:
-            async with connect(self.url, subprotocols=["realtime.v1.json"], max_size=None) as socket:  # type: ignore[list-item]
-                identify = {"type": "identify", "client": "realtime watch"} | ({} if self._token is None else {"token": self._token})
-                await socket.send(json.dumps(identify))
-                await socket.send(json.dumps({"type": "view", "id": "watch"} | self._view))
-                self.is_connected = True
-                asking = asyncio.create_task(_keep_asking(socket))
-                try:
-                    async for frame in socket:
-                        changes = self._take(json.loads(frame))
-                        if changes is not None:
-                            yield changes
-                finally:
-                    asking.cancel()
-            raise Unwatchable(f"{self.url}: the server closed the connection: {socket.close_code} {socket.close_reason}".rstrip())
-        except ConnectionClosed as error:
-            raise Unwatchable(f"{self.url}: the connection ended: {error}") from None
-        except (OSError, InvalidHandshake, InvalidURI) as error:
-            raise Unwatchable(f"{self.url}: {getattr(error, 'strerror', None) or error}") from None
+            self.client = Client(
+                url,
+                token=token,
+                name="realtime watch",
+                check_interval_s=CHECK_INTERVAL_S,
+                on_status=self._on_status,
+                on_error=self._on_error,
+            )
+        except ValueError as error:
+            raise Unwatchable(str(error), is_usage=True) from None
+        self._view = (bbox, zoom, filter)
+        self._told: dict[str, dict[str, Any]] = {}  # the entities that the consumer knows, as it was told them
+        self._changes = Changes()
 
-    def _take(self, message: dict[str, Any]) -> list[Change] | None:
-        match message["type"]:
-            case "delta":
-                return self._apply(message)
-            case "check":
-                self.is_right = self.mirror.agrees(message)
-            case "error" if message.get("ref") == "watch":
-                raise Unwatchable(message["message"], is_usage=True)
-        return None
+    async def changes(self) -> AsyncIterator[list[Change]]:
+        """Yield what happened since the last item. Raises `Unwatchable`."""
+        async with self.client:
+            self._changes = aiter(self.client)
+            looking = asyncio.create_task(self._look())
+            try:
+                async for applied in self._changes:
+                    yield self._taken_apart(applied)
+            except Closed as closed:
+                raise Unwatchable(f"{self.client.url}: {_why(closed.code, closed.reason)}") from None
+            finally:
+                looking.cancel()
 
-    def _apply(self, delta: dict[str, Any]) -> list[Change]:
-        before = dict(self.mirror.entities) if delta.get("reset") or delta.get("leave") else {}
-        applied = self.mirror.apply(delta)
-        self.lag_ms = delta.get("lag_ms", self.lag_ms)
-        now = self.mirror.entities
-        changes = [Change("leave", before[id], reason) for id, reason in applied.left.items()]
+    async def _look(self) -> None:
+        bbox, zoom, filter = self._view
+        try:
+            await self.client.look(bbox, zoom=zoom, filter=filter)
+        except Refused as refused:
+            is_usage = refused.code in (ErrorCode.BAD_VIEW, ErrorCode.BAD_FILTER)
+            self._changes.end(Unwatchable(refused.message, is_usage))
+        except Closed:
+            return  # the changes say so themselves
+
+    def _on_status(self, status: Status) -> None:
+        if status.state == "waiting" and self.client.statistics.connections == 0:
+            why = _why(status.code, status.reason)
+            self._changes.end(Unwatchable(f"{self.client.url}: {why}; `realtime serve` starts a server, --url says where it is"))
+
+    def _on_error(self, refused: Refused) -> None:
+        print(f"refused: {refused.code}: {refused.message}", file=sys.stderr)
+
+    def _taken_apart(self, applied: Applied) -> list[Change]:
+        held = self.client.entities
+        changes = [Change("leave", self._told.pop(id), reason) for id, reason in applied.left.items()]
         for what, ids in (("enter", applied.entered), ("move", applied.moved), ("patch", applied.patched)):
-            changes += [Change(what, now[id], "") for id in ids]
+            for id in ids:
+                self._told[id] = held[id]
+                changes.append(Change(what, held[id], ""))
         return changes
 
 
-async def _keep_asking(socket: ClientConnection) -> None:
-    while True:
-        await asyncio.sleep(CHECK_S)
-        await socket.send('{"type":"check"}')
+def _why(code: int | None, reason: str) -> str:
+    """Return why a connection ended: the server's own words, or what its code stands for."""
+    if code is None or code not in set(CloseCode):
+        return reason or "no connection"
+    return f"{code}: {reason or CLOSE_CODES[CloseCode(code)].meaning}"

@@ -10,6 +10,8 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -41,11 +43,9 @@ def watch(
     """
     from realtime.cli.viewer import Unwatchable, Viewer
 
-    view: dict[str, Any] = {"bbox": _parse_bbox(bbox), "zoom": zoom}
-    if filter is not None:
-        view["filter"] = _parse_filter(filter)
-    viewer = Viewer(url, view, token)
+    box, expression = _parse_bbox(bbox), None if filter is None else _parse_filter(filter)
     try:
+        viewer = Viewer(url, box, zoom, expression, token)
         asyncio.run(_show(viewer) if sys.stdout.isatty() else _print(viewer))
     except KeyboardInterrupt:
         sys.exit(Exit.DONE)
@@ -72,21 +72,23 @@ def _parse_filter(text: str) -> Any:
 
 
 async def _print(viewer: Viewer) -> None:
-    """Print a line for each change to stdout, and now and then how the whole is doing to stderr."""
+    """Print a line for each change to stdout, and every few seconds how the whole is doing to stderr."""
     from realtime.cli.meter import Meter
     from realtime.cli.watch_table import line, status
 
     meter = Meter(time.monotonic())
-    due = 0.0
-    async for changes in viewer.deltas():
-        now = time.monotonic()
-        meter.add(len(changes), now)
-        for change in changes:
-            print(line(change, viewer.lag_ms))
-        sys.stdout.flush()
-        if now >= due:
-            print(status(viewer, meter, now), file=sys.stderr)
-            due = now + STATUS_S
+
+    async def report() -> None:
+        while True:
+            await asyncio.sleep(STATUS_S)
+            print(status(viewer.client, meter, time.monotonic()), file=sys.stderr)
+
+    async with _beside(report()):
+        async for changes in viewer.changes():
+            meter.add(len(changes), time.monotonic())
+            for change in changes:
+                print(line(change, viewer.client.statistics.lag_ms))
+            sys.stdout.flush()
 
 
 async def _show(viewer: Viewer) -> None:
@@ -95,14 +97,21 @@ async def _show(viewer: Viewer) -> None:
 
     from realtime.cli.watch_table import Table
 
-    table = Table(viewer, time.monotonic())
+    table = Table(viewer.client, time.monotonic())
     with Live(console=table.console, auto_refresh=False, screen=True) as live:
-        painting = asyncio.create_task(_paint(live, table))
-        try:
-            async for changes in viewer.deltas():
+        async with _beside(_paint(live, table)):
+            async for changes in viewer.changes():
                 table.add(changes, time.monotonic())
-        finally:
-            painting.cancel()
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do something beside the body, until it ends."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 async def _paint(live: Live, table: Table) -> None:

@@ -13,27 +13,36 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from realtime.cli.meter import Meter
-from realtime.cli.viewer import Change, Viewer
+from realtime.cli.viewer import Change
+from realtime.client import Client
 
 FRAME_LINES = 7  # of the screen, beside the entities: two of status, head, borders
 STYLES = {"enter": "green", "move": "cyan", "patch": "yellow", "leave": "red"}
 
 
-def line(change: Change, lag_ms: float) -> str:
-    """Return a change as one line: what, id, version, position, the lag of its frame; of a leave also why."""
+def line(change: Change, lag_ms: float | None) -> str:
+    """Return a change as one line: what, id, version, position, kind, the lag of the newest frame; of a leave also why."""
     id, version, kind, position = cells(change.feature)
-    words = [f"{change.what:<5}", id, version, position, kind, f"lag {lag_ms:.1f} ms", change.reason]
+    words = [f"{change.what:<5}", id, version, position, kind, "" if lag_ms is None else f"lag {lag_ms:.1f} ms", change.reason]
     return " ".join(word for word in words if word)
 
 
-def status(viewer: Viewer, meter: Meter, now: float) -> str:
+def status(client: Client, meter: Meter, now: float) -> str:
     """Return how the whole is doing, in one line."""
-    mirror = viewer.mirror
-    count = f"{len(mirror):,} entities"
-    if mirror.total is not None and mirror.total > len(mirror):
-        count += f" of {mirror.total:,}"
-    right = {None: "mirror not checked yet", True: "mirror right", False: "mirror WRONG"}[viewer.is_right]
-    return f"{count}, {meter.total:,} changes, {meter.per_s(now):,.0f}/s, lag {viewer.lag_ms:.0f} ms, {right}"
+    if client.status.state != "open":
+        retry_s = client.status.retry_s
+        return f"{client.status.state}{'' if retry_s is None else f', again within {retry_s:.1f} s'}: {client.status.reason}".rstrip(": ")
+    mirror, counted = client.mirror, client.statistics
+    words = [f"{len(mirror):,} entities", f"{meter.total:,} changes", f"{meter.per_s(now):,.0f}/s"]
+    if mirror.sampled < 1:
+        words[0] += f" of {mirror.total:,}"
+    if counted.lag_ms is not None:
+        words.append(f"lag {counted.lag_ms:.0f} ms")
+    if counted.heals:
+        words.append(f"mirror healed {counted.heals} times ({counted.checks} checks)")
+    else:
+        words.append(f"mirror right ({counted.checks} checks)" if counted.checks else "mirror not checked yet")
+    return ", ".join(words)
 
 
 def cells(feature: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -57,14 +66,14 @@ def _shown(text: str) -> str:
 class Table:
     """The entities that changed last, newest first, as many as the screen has room for."""
 
-    def __init__(self, viewer: Viewer, now: float) -> None:
+    def __init__(self, client: Client, now: float) -> None:
         self.console = Console()
-        self._viewer = viewer
+        self._client = client
         self._meter = Meter(now)
         self._newest: OrderedDict[str, tuple[float, Change]] = OrderedDict()  # by id; the newest last
 
     def add(self, changes: list[Change], now: float) -> None:
-        """Note the changes of one delta."""
+        """Note what happened."""
         self._meter.add(len(changes), now)
         for change in changes:
             self._newest[change.feature["id"]] = (now, change)
@@ -81,6 +90,5 @@ class Table:
             id, version, kind, position = cells(change.feature)
             what = Text(f"{change.what} {change.reason}".strip(), STYLES[change.what])
             grid.add_row(what, Text(id), Text(kind), position, version, f"{now - at:.0f} s")
-        state = status(self._viewer, self._meter, now) if self._viewer.is_connected else "connecting"
-        style = "bold red" if self._viewer.is_right is False else "bold"
-        return Group(Text(self._viewer.url, "dim"), Text(state, style), Text(), grid)
+        style = "bold" if self._client.status.state == "open" else "bold red"
+        return Group(Text(self._client.url, "dim"), Text(status(self._client, self._meter, now), style), Text(), grid)

@@ -18,13 +18,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from realtime.errors import CLOSE_CODES, CloseCode
-from realtime.gateway.frames import BINARY, CLOSE, PING, PONG, TEXT, Assembler, FrameScanner, Violation, parse_close
+from realtime.gateway.frames import BINARY, CLOSE, LOST, NO_CODE, PING, PONG, TEXT, Assembler, FrameScanner, Violation, parse_close
 from realtime.gateway.handshake import Upgrade
 from realtime.gateway.pulse import Pulse
 from realtime.gateway.upkeep import Upkeep
-
-NO_CODE = 1005  # the peer's close frame had no code, or one that is not of CLOSE_CODES
-LOST = 1006  # the peer was gone without a close frame
 
 WRITE_BUFFER_HIGH_BYTES = 64 * 1024
 WRITE_BUFFER_LOW_BYTES = 16 * 1024  # stated, as uvloop's default is 16 bytes
@@ -48,7 +45,11 @@ class Handler(Protocol):
         """The connection was paused and no longer is."""
 
     def on_close(self, code: int) -> None:
-        """It is over: the code that this side closed with, else the peer's if it is one of CLOSE_CODES, NO_CODE or LOST."""
+        """It is over.
+
+        `code` is what this side closed with; else the peer's, if it is one of CLOSE_CODES below 4000; else NO_CODE; LOST
+        if the peer was gone without a close frame.
+        """
 
 
 class FrameWriter(Protocol):
@@ -71,34 +72,6 @@ class Connection:
     `message_bytes_max` may be set at any time. `is_paused`: the transport's buffer is over its high mark or control
     bytes wait; write no state then. `subprotocol` is the name that was agreed on, None if none was offered.
     """
-
-    __slots__ = (
-        "_assembler",
-        "_fileno",
-        "_handler",
-        "_held_by",
-        "_held_frames",
-        "_is_blocked",
-        "_lane",
-        "_on_lost",
-        "_is_reading",
-        "_opcode",
-        "_pulse",
-        "_pong",
-        "_transport",
-        "_upkeep",
-        "_writer",
-        "code",
-        "control_bytes",
-        "is_discarding",
-        "is_open",
-        "is_paused",
-        "is_text",
-        "peer",
-        "scanner",
-        "serial",
-        "subprotocol",
-    )
 
     def __init__(
         self,
@@ -128,13 +101,13 @@ class Connection:
         self._transport: asyncio.Transport | None = None
         self._fileno = -1
         self._is_blocked = False  # the transport's buffer is over its high mark
-        self._lane: deque[tuple[int, bytes]] = deque()  # (opcode, payload), while blocked
+        self._lane: deque[tuple[int, bytes]] | None = None  # (opcode, payload), while blocked; an empty deque has 600 bytes
         self._pong: bytes | None = None  # the newest, while blocked
         self._assembler = Assembler()
         self._pulse = Pulse(upkeep.limits, upkeep.loop.time())
         self._is_reading = True
         self._held_by = 0
-        self._held_frames: deque[tuple[int, bool, bytes]] = deque()  # were parsed already when reading was held
+        self._held_frames: deque[tuple[int, bool, bytes]] | None = None  # were parsed already when reading was held
 
     # What the handler calls
 
@@ -170,6 +143,8 @@ class Connection:
         if not self._is_blocked:
             self._write(opcode, data)
             return
+        if self._lane is None:
+            self._lane = deque()
         self._lane.append((opcode, data))
         self.control_bytes += len(data)
         if self.control_bytes > self._upkeep.limits.control_lane_bytes:
@@ -232,6 +207,8 @@ class Connection:
         if opcode in (PING, PONG):
             self._receive_control(opcode, payload)
         elif self._held_by or self._held_frames:
+            if self._held_frames is None:
+                self._held_frames = deque()
             self._held_frames.append((opcode, is_last, payload))
         else:
             self._take(opcode, is_last, payload)
@@ -349,9 +326,9 @@ class Connection:
             self.violate(said)
             return
         self._upkeep.count("closed_by_peer")
-        is_known = said.code in CLOSE_CODES and said.code < CloseCode.SLOW_CONSUMER
-        self._end(said.code if is_known else NO_CODE)
-        self._send_close(said.code or CloseCode.NORMAL, "")
+        is_known = said in CLOSE_CODES and said < CloseCode.SLOW_CONSUMER  # from there on the codes are the server's alone
+        self._end(said if is_known else NO_CODE)
+        self._send_close(CloseCode.NORMAL if said == NO_CODE else said, "")
         self._hang_up()
 
     def _hold(self, why: int, is_held: bool) -> None:
@@ -384,7 +361,7 @@ class Connection:
 
     def _read_to_the_end(self) -> None:
         """Read on, whatever held it, so that the peer's close frame or FIN is seen."""
-        self._held_frames.clear()
+        self._held_frames = None
         self._held_by = 0
         self._read(True)
 
@@ -428,8 +405,7 @@ class Connection:
     def _tell(self) -> None:
         """Call `on_close`, once."""
         handler, self._handler = self._handler, None
-        self._lane.clear()
-        self._held_frames.clear()
+        self._lane = self._held_frames = None
         self.control_bytes = 0
         if handler is not None:
             self._call(handler.on_close, self.code)

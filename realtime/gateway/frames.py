@@ -13,6 +13,10 @@ from realtime.errors import CloseCode
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
+# RFC 6455's names for what no close frame says.
+NO_CODE = 1005  # it had no code
+LOST = 1006  # there was none
+
 _FIN, _RESERVED, _OPCODE, _IS_CONTROL = 0x80, 0x70, 0x0F, 0x08
 _MASKED, _LENGTH = 0x80, 0x7F
 _HEADER_BYTES_MAX = 10  # without the masking key, which is skipped like payload
@@ -163,22 +167,16 @@ class Assembler:
         return b"".join(pieces) if self._decoder is None else "".join(pieces)  # type: ignore[arg-type]
 
 
-class PeerClose(NamedTuple):
-    """What a close frame says. `code` is None where it has none."""
-
-    code: int | None
-    reason: str
-
-
-def parse_close(payload: bytes) -> PeerClose | Violation:
-    """Read the payload of a close frame."""
+def parse_close(payload: bytes) -> int | Violation:
+    """Return the code in the payload of a close frame, NO_CODE where there is none."""
     if not payload:
-        return PeerClose(None, "")
+        return NO_CODE
     code = int.from_bytes(payload[:2], "big")
     # 1004 to 1006 and 1015 may not be sent; what lies below 3000 otherwise is for later versions of the RFC.
     if len(payload) == 1 or not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
         return Violation(CloseCode.PROTOCOL_ERROR, "a close code that may not be sent")
     try:
-        return PeerClose(code, str(payload[2:], "utf-8"))
+        str(payload[2:], "utf-8")
     except UnicodeDecodeError:
         return Violation(CloseCode.BAD_UTF8, "a close reason that is not UTF-8")
+    return code
