@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ def _parser() -> argparse.ArgumentParser:
     add = common.add_argument
     add("--viewers", type=int, default=1000)
     add("--entities", type=int, default=10_000)
-    add("--warm-up", type=float, default=5.0, metavar="SECONDS", help="load before what is measured")
     add("--flush-interval-ms", type=float, default=100.0)
     add("--encoding", choices=("json", "msgpack"), default="json")
     add("--publish", choices=("http", "inprocess"), default="http")
@@ -30,14 +30,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     city = commands.add_parser("city", parents=[common], help="viewers of one city, every mirror compared")
     city.add_argument("--rate", type=float, nargs="+", default=[1500.0], metavar="CHANGES_PER_S", help="several: one after the other")
+    city.add_argument("--warm-up", type=float, default=5.0, metavar="SECONDS", help="of load before what is measured")
     city.add_argument("--seconds", type=float, default=30.0)
     city.add_argument("--stalled", type=float, default=0.0, metavar="SHARE", help="of the viewers stop reading")
     city.add_argument("--profile", type=float, default=0.0, metavar="SECONDS", help="run cProfile in the server; it gets much slower")
     stall = commands.add_parser("stall", parents=[common], help="with and without clients that stop reading")
     stall.add_argument("--rate", type=float, default=700.0, metavar="CHANGES_PER_S")
-    stall.add_argument("--seconds", type=float, default=8.0, help="of each phase")
+    stall.add_argument("--warm-up", type=float, default=3.0, metavar="SECONDS", help="of load before what is measured")
+    stall.add_argument("--seconds", type=float, default=8.0, help="of each phase that are measured")
     stall.add_argument("--stalled", type=float, default=0.1, metavar="SHARE", help="of the viewers stop reading in every second phase")
-    stall.add_argument("--write-stall-s", type=float, default=5.0, help="the server's setting; shorter than a phase with its warm-up")
+    stall.add_argument("--write-stall-s", type=float, default=7.0, help="the server's setting; to be seen, it ends within what is measured")
     stall.add_argument("--pairs", type=int, default=2, help="of phases without and with")
     return parser
 
@@ -78,6 +80,8 @@ async def _unless_broken(running: Coroutine[Any, Any, int]) -> int:
 
 def main() -> int:
     """Run the command; return its exit code."""
+    _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
     code: int = uvloop.run(_unless_broken(_run(_parser().parse_args())))
     return code
 

@@ -4,7 +4,7 @@
 
 Law: it says where it listens as `realtime serve` does, then obeys one JSON object a line on stdin, each answered on
 stdout by one with its `number`: {"do":"publish", …} plays a city's moves in process, {"do":"profile", …} runs cProfile
-for some seconds. It ends at SIGTERM, or when stdin does.
+for some seconds. Else it is `realtime serve`, and ends as that does.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ import asyncio
 import cProfile
 import io
 import pstats
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import uvloop
 
 from bench.api import Verdict
 from bench.client import Schedule
 from bench.publish import publish
 from bench.workloads import City, Move, entity_id
+from realtime.cli.serve import serve_until_told
 from realtime.config import load
 from realtime.server import Server
 
@@ -86,18 +85,13 @@ async def obey(server: Server) -> None:
         task.cancel()
 
 
-async def main() -> None:
-    """Serve until told to stop."""
-    parser = argparse.ArgumentParser(prog="python -m bench.host")
-    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
-    config = load(settings=parser.parse_args().set)
-    async with Server(config) as server:
-        print(server.url, server.http_url, sep="\n", flush=True)
-        obeying = asyncio.ensure_future(obey(server))
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, obeying.cancel)
-        await asyncio.wait([obeying])
+async def live(server: Server) -> None:
+    """Say where the server is, and take commands until stdin ends."""
+    print(server.url, server.http_url, sep="\n", flush=True)
+    await obey(server)
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    parser = argparse.ArgumentParser(prog="python -m bench.host")
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    serve_until_told(load(settings=parser.parse_args().set), live)

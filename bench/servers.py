@@ -62,8 +62,10 @@ class ServerProcess:
         self.url = self.http_url = ""
 
     async def __aenter__(self) -> Self:
+        # Of two copies of the package, an installed one and one in the working directory, it shall run the one that runs here.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (*sys.path, str(ROOT))))}
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *self.command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+            sys.executable, "-P", *self.command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
         )
         if self._core is not None:
             pin(self._process.pid, self._core)

@@ -28,7 +28,7 @@ class Phase(Struct, frozen=True):
     kind: str  # A or B
     window: Window
     closed: int  # with 4000
-    grown_bytes: int  # of the server's memory, from before the clients stopped to the end of the window
+    grown_bytes: int  # of the server's memory, from before the clients stopped to its largest in the window
 
 
 async def run_stall(options: Options, rate: float, warm_up_s: float, seconds: float, stalled: float, pairs: int, path: Path | None) -> int:
@@ -58,7 +58,7 @@ async def _phase(trial: Trial, kind: str, stalling: int, rate: float, warm_up_s:
         for viewer in sleepers:
             viewer.send({"type": "refresh"})
     window = await trial.load(rate, warm_up_s, seconds, others)
-    phase = Phase(kind, window, int((await trial.metrics())[CLOSED] - closed), trial.server.resident_bytes() - resident)
+    phase = Phase(kind, window, int((await trial.metrics())[CLOSED] - closed), window.server_resident_bytes - resident)
     trial.forget(sleepers)
     return phase
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from time import monotonic, process_time
@@ -63,7 +64,7 @@ class Window(Struct, frozen=True):
     bytes_per_delta: float
     waits: Waits
     server_cpu: float  # share of one core
-    server_resident_bytes: int
+    server_resident_bytes: int  # the most that was seen
     load_cpu: float
     others_cpu: float  # what anybody else took of the two cores, the kernel's work for our sockets included
     load_lag_p99_ms: float  # how late the load process ran its timers
@@ -120,6 +121,7 @@ class Trial:
         self._tallies: list[Tally] = []
 
     async def __aenter__(self) -> Self:
+        self._cores_before = os.sched_getaffinity(0)
         if self._cores:
             pin(0, self._cores[1])
         await self.server.__aenter__()
@@ -140,6 +142,7 @@ class Trial:
         self._publishing.close()
         self._watching.close()
         await self.server.__aexit__()
+        os.sched_setaffinity(0, self._cores_before)
 
     # Viewers
 
@@ -182,7 +185,7 @@ class Trial:
             tally.restart()
             lag.restart()
             begin = await self._moment()
-            outbox = await self._sample_outbox(schedule.start + warm_up_s + seconds)
+            outbox, resident_bytes = await self._sample(schedule.start + warm_up_s + seconds)
             end = await self._moment()
             deltas, frames, frame_bytes = tally.deltas, tally.frames, tally.frame_bytes
             lag.stop()
@@ -192,6 +195,7 @@ class Trial:
             lag.stop()
             publishing.cancel()
             gc.enable()
+            gc.unfreeze()
         elapsed = end.time - begin.time
         skipped = self._moved + round(rate * warm_up_s)
         self._moved += count
@@ -208,7 +212,7 @@ class Trial:
             bytes_per_delta=frame_bytes / max(deltas, 1),
             waits=_waits(tally.waits, rate),
             server_cpu=(end.server_cpu_s - begin.server_cpu_s) / elapsed,
-            server_resident_bytes=self.server.resident_bytes(),
+            server_resident_bytes=resident_bytes,
             load_cpu=(end.load_cpu_s - begin.load_cpu_s) / elapsed,
             others_cpu=(end.others_cpu_s - begin.others_cpu_s) / elapsed,
             load_lag_p99_ms=lag.p99_s() * 1000,
@@ -234,15 +238,16 @@ class Trial:
         busy_s = sum(core_busy_s(core) for core in self._cores or ())
         return _Moment(monotonic(), metrics['realtime_updates_total{verdict="accepted"}'], server_s, load_s, busy_s - server_s - load_s)
 
-    async def _sample_outbox(self, until: float) -> list[tuple[float, float]]:
-        """Return (time, entities in all outboxes) for every second until then."""
-        samples = []
+    async def _sample(self, until: float) -> tuple[list[tuple[float, float]], int]:
+        """Return (time, entities in all outboxes) for every second until then, and the server's memory at its largest."""
+        samples, resident_bytes = [], 0
         while True:
             metrics = await self._watching.metrics()
             samples.append((monotonic(), metrics["realtime_outbox_entities"]))
+            resident_bytes = max(resident_bytes, self.server.resident_bytes())
             left = until - monotonic()
             if left <= 0:
-                return samples
+                return samples, resident_bytes
             await asyncio.sleep(min(left, SAMPLE_INTERVAL_S))
 
     async def _quiet(self) -> None:

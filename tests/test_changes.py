@@ -14,6 +14,11 @@ from realtime.client import Applied, Changes, Closed, Mirror
 IDS = "abcde"
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
 def applied(entered: str = "", moved: str = "", patched: str = "", left: dict[str, str] | None = None, is_reset: bool = False) -> Applied:
     return Applied(list(entered), list(moved), list(patched), left or {}, is_reset)
 

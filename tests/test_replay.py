@@ -21,6 +21,11 @@ from realtime.updates import UpdateParser
 
 
 @pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
 def write(tmp_path: Path) -> Any:
     def write(name: str, text: str) -> Path:
         path = tmp_path / name

@@ -115,6 +115,7 @@ class _Run:
         self._is_looped = is_looped
         self._publisher = publisher
         self._start = time.monotonic()
+        self._is_connected = False
         self._meter: Meter = Meter(self._start)
 
     async def to_end(self) -> None:
@@ -129,6 +130,7 @@ class _Run:
             self._publisher.connect()
         except PublishError as error:
             raise _Unreachable(f"{error}; `realtime serve` starts a server, --to says where it is") from None
+        self._is_connected = True
         console = Console(stderr=True)
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.fields[state]}")
         rows = repeated(self._trace) if self._is_looped else self._trace
@@ -165,7 +167,7 @@ class _Run:
     def report(self) -> None:
         """Print what was done, and why the first refused rows were refused."""
         took_s = time.monotonic() - self._start
-        if self._meter.total:
+        if self._is_connected:
             print(f"{self._meter.total:,} rows in {took_s:.1f} s ({self._meter.total / took_s:,.0f}/s): {self.totals}")
         for refusal in self.totals.refusals:
             print(f"rejected: {refusal}", file=sys.stderr)
