@@ -94,6 +94,7 @@ class Client:
         assert self.mirror.entities == self.viewer.mirror, "the package's mirror differs from the judge's"
         assert len(frame) <= budget or _pieces(message) <= 1, f"a frame of {len(frame)} bytes for a budget of {budget}"
         self.last_frame, self.periods = self.machine.now, self.periods[-1:]
+        self.check()
         return True
 
     def check(self) -> int:
@@ -146,7 +147,8 @@ class EngineMachine(RuleBasedStateMachine):
         return sorted({id for client in self.clients for id in client.viewer.mirror})
 
     def expire(self) -> None:
-        assert self.engine.expire(self.now) == self.world.expire(self.now)
+        dead, expected = self.engine.expire(self.now), self.world.expire(self.now)
+        assert dead == expected, f"{dead} died, and not {expected}"
 
     def flush_soon(self, budget: int) -> None:
         """Let one period pass and flush, unless the budget is 0."""
@@ -158,6 +160,7 @@ class EngineMachine(RuleBasedStateMachine):
         """One flush of whoever is due and reads, as the gateway does it."""
         taken = set(self.engine.take_dirty(self.now))
         for client in self.clients:
+            client.check()
             if client.number in taken:
                 client.take()
             if client.paused_flushes:
@@ -169,7 +172,7 @@ class EngineMachine(RuleBasedStateMachine):
     # The world changes
 
     def publish_crowd(self, features: dict[str, Any]) -> None:
-        self.publish(*(({"type": "Feature", "id": id, "geometry": g, "properties": ps}, None) for id, (g, ps) in features.items()))
+        self.publish(*(({"type": "Feature", "id": id, **members}, None) for id, members in features.items()))
 
     @initialize(features=drawn.crowd)
     def populate(self, features: dict[str, Any]) -> None:
@@ -341,11 +344,6 @@ class EngineMachine(RuleBasedStateMachine):
             assert client.check() == 0, "something is pending though nothing is due"
             client.viewer.settled()
             client.lost, client.may_hurry = set(), False
-
-    @precondition(lambda self: self.clients)
-    @rule(data=st.data())
-    def check(self, data: Any) -> None:
-        data.draw(st.sampled_from(self.clients)).check()
 
     @invariant()
     def invariants_hold(self) -> None:

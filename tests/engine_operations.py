@@ -29,7 +29,6 @@ fiji = st.just({"type": "MultiLineString", "coordinates": [[[179.5, 0], [180, 0]
 geometry = st.one_of(point, point, point, high_point, line, polygon, points, fiji)
 properties = st.dictionaries(st.sampled_from(["a", "b", "c", "speed"]), st.sampled_from(VALUES), max_size=4)
 
-crowd = st.dictionaries(ids, st.tuples(point, properties), min_size=3, max_size=len(IDS))  # plain Points, so that they can be moved
 doomed = st.one_of(ids.map(lambda id: [id]), st.lists(ids, min_size=1, max_size=8, unique=True))
 
 KINDS = [None, "bus", "tram"]
@@ -47,6 +46,8 @@ unseen = st.fixed_dictionaries(
         "ttl": st.sampled_from(TTLS),
     },
 )
+plain = st.fixed_dictionaries({"geometry": point, "properties": properties}, optional={"access": st.sampled_from(ACCESSES)})
+crowd = st.dictionaries(ids, plain, min_size=3, max_size=len(IDS))  # of Points, so that they can be moved
 version = st.one_of(st.none(), st.none(), st.integers(-3, 8))  # relative to the seen one
 
 move = position.map(lambda p: {"op": "move", "lon": p[0], "lat": p[1]})

@@ -236,6 +236,8 @@ class Viewer:
             properties = {name: value for name, value in properties.items() if value is not None}
             geometry = patch.get("geometry", held["geometry"])
             self._take("patch", {**held, "version": patch["version"], "geometry": geometry, "properties": properties})
+        if self.strict_present and any(how in delta for how in ("enter", "move", "patch")):
+            self._left_first()
         self._counted(delta)
         self._filled(delta)
         self._more = delta.get("more", False)
@@ -374,6 +376,11 @@ class Viewer:
         if reason == "moved":
             return any(not view.meets(state) for state in later for view in self._looks[max(self._at, 0) :])
         return reason == "view" or bool(later)
+
+    def _left_first(self) -> None:
+        """Leaves go first: a delta that has room for what is seen has told all that is not; of a sample nothing is asked."""
+        for entity_id in self.mirror.keys() - self.expected().keys():
+            self._fail(f"something is shown before {entity_id!r} has left, though {self._why_not(entity_id)}")
 
     def _counted(self, delta: dict[str, Any]) -> None:
         """Judge `total` and `sampled`: the count without the sample, and the share of it that is shown."""

@@ -14,7 +14,7 @@ from unittest import mock
 
 from realtime.engine import Check, View
 from realtime.engine.reference import ReferenceEngine, engine, world
-from realtime.engine.reference.frames import encode_move
+from realtime.engine.reference.frames import encode_move, encode_patch
 from realtime.engine.reference.outboxes import Entry, Outbox
 from realtime.engine.reference.views import BoxIndex, Session
 from realtime.engine.reference.world import Change, State, World
@@ -232,15 +232,12 @@ def _(whole: Function) -> Function:
     return alter
 
 
-@fault("tells a patch across a death", World, "_create")
+@fault("tells a patch across a death", engine, "encode_change")
 def _(whole: Function) -> Function:
-    def create(self: World, update: Any, version: int) -> Change:
-        change: Change = whole(self, update, version)
-        if change.new is not None:
-            change.new.since = 0
-        return change
+    def encode_change(state: State, held: int, encoding: Any) -> tuple[str, bytes]:
+        return ("patch", encode_patch(state, held, encoding)) if 0 < held < state.since else whole(state, held, encoding)
 
-    return create
+    return encode_change
 
 
 @fault("forgets removed properties", world, "_changed_properties")

@@ -86,6 +86,7 @@ async def test_have_is_left_out_where_the_message_would_be_too_long() -> None:
         peer, view = await resumed(server, peer)
         assert "have" not in view
         assert "world" not in view
+        assert client.statistics.errors == 0
 
 
 async def test_a_message_that_was_too_big_is_not_sent_again() -> None:

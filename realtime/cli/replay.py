@@ -132,7 +132,7 @@ class _Run:
             raise _Unreachable(f"{error}; `realtime serve` starts a server, --to says where it is") from None
         self._is_connected = True
         console = Console(stderr=True)
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.fields[state]}")
+        columns = BarColumn(20), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[state]}", markup=False)
         rows = repeated(self._trace) if self._is_looped else self._trace
         try:
             with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -161,7 +161,7 @@ class _Run:
         now = time.monotonic()
         self.totals.add(verdict, batch)
         self._meter.add(len(updates), now)
-        state = f"{self._meter.total:,} rows, {self._meter.per_s(now):,.0f}/s, lag {batch.lag_s * 1000:,.0f} ms: {self.totals}"
+        state = f"{self._meter.total:,} rows, {self._meter.per_s(now):,.0f}/s, lag {batch.lag_s * 1000:,.0f} ms\n{self.totals}"
         progress.update(task, completed=self._trace.bytes_read, state=state)
 
     def report(self) -> None:

@@ -39,9 +39,9 @@ def status(client: Client, meter: Meter, now: float) -> str:
     if counted.lag_ms is not None:
         words.append(f"lag {counted.lag_ms:.0f} ms")
     if counted.heals:
-        words.append(f"mirror healed {counted.heals} times ({counted.checks} checks)")
+        words.append(f"mirror healed {counted.heals} times (checks: {counted.checks})")
     else:
-        words.append(f"mirror right ({counted.checks} checks)" if counted.checks else "mirror not checked yet")
+        words.append(f"mirror right (checks: {counted.checks})" if counted.checks else "mirror not checked yet")
     return ", ".join(words)
 
 

@@ -138,15 +138,14 @@ async def test_nothing_of_the_process_is_touched(monkeypatch: pytest.MonkeyPatch
             await http.get("/")
         before = surroundings()
         app = make_app()
-        async with served(app) as http:
-            async with Client(app.state.server.url) as client:
-                await within(client.look(BOX))
-                await http.post("/buses/7", params={"lon": -97.7, "lat": 30.2})
-                await until(lambda: client.entities)
-                assert surroundings() == before
-                signal.raise_signal(signal.SIGTERM)
-                await within(caught.wait())
-                assert client.status.state == "open"
+        async with served(app) as http, Client(app.state.server.url) as client:
+            await within(client.look(BOX))
+            await http.post("/buses/7", params={"lon": -97.7, "lat": 30.2})
+            await until(lambda: client.entities)
+            assert surroundings() == before
+            signal.raise_signal(signal.SIGTERM)
+            await within(caught.wait())
+            assert client.status.state == "open"
         assert surroundings() == before
     finally:
         loop.remove_signal_handler(signal.SIGTERM)

@@ -376,22 +376,24 @@ async def test_watch_ends_quietly_when_nobody_reads_it(serve: Any, start: Any) -
 async def test_in_a_terminal_watch_is_a_table(serve: Any, tmp_path: Path) -> None:
     server = await serve()
     await server.publish(point("bus-7", 1, 1, kind="bus"))
-    process, terminal = pty.fork()
-    if process == 0:
-        os.chdir(tmp_path)
-        os.execvpe(REALTIME[0], [*REALTIME, "watch", "--url", server.ws], os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "20"})
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *REALTIME, "watch", "--url", server.ws, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "20"},
+    )  # fmt: skip
+    os.close(theirs)
     try:
-        shown = b""
-        for chunk in await asyncio.wait_for(asyncio.to_thread(lambda: list(_until(terminal, b"mirror right"))), TIMEOUT_S):
-            shown += chunk
+        shown = b"".join(await asyncio.wait_for(asyncio.to_thread(lambda: list(_until(ours, b"mirror right"))), TIMEOUT_S))
         assert b"bus-7" in shown
-        os.kill(process, signal.SIGINT)
-        rest = b"".join(await asyncio.wait_for(asyncio.to_thread(lambda: list(_until(terminal, None))), TIMEOUT_S))
+        process.send_signal(signal.SIGINT)
+        rest = b"".join(await asyncio.wait_for(asyncio.to_thread(lambda: list(_until(ours, None))), TIMEOUT_S))
         assert b"Traceback" not in rest
-        _, status = await asyncio.to_thread(os.waitpid, process, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+        assert await process.wait() == 0
     finally:
-        os.close(terminal)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(ours)
 
 
 def _until(terminal: int, words: bytes | None) -> Iterator[bytes]:

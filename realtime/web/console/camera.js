@@ -78,8 +78,13 @@ export class Camera {
     ];
   }
 
-  /** Lets a person move the camera at `element`; `onTap([x, y])` is a click or tap that moved nothing. */
-  listen(element, onTap) {
+  /** Shows as much of the world as there is room for. */
+  showWorld() {
+    this.set({ x: 0.5, y: 0.42, zoom: ZOOM_MIN });
+  }
+
+  /** Lets a person move the camera at `element`; `onTap([x, y])` is a click or tap that moved nothing, `onPan()` a move. */
+  listen(element, onTap, onPan) {
     const fingers = new Map();
     let moved = 0;
     const middle = () => {
@@ -104,6 +109,7 @@ export class Camera {
       const dy = after.at[1] - before.at[1];
       moved += Math.abs(dx) + Math.abs(dy) + Math.abs(after.spread - before.spread);
       if (moved < 4) return;
+      onPan();
       const zoom = before.spread ? this.zoom + Math.log2(after.spread / before.spread) : this.zoom;
       this.set({ x: this.x - dx / this.worldPx, y: this.y - dy / this.worldPx, zoom, at: after.at });
     });
@@ -130,20 +136,22 @@ export class Camera {
     });
     element.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
-      const step = KEY_STEP_PX / this.worldPx;
-      const moves = {
-        ArrowLeft: { x: this.x - step },
-        ArrowRight: { x: this.x + step },
-        ArrowUp: { y: this.y - step },
-        ArrowDown: { y: this.y + step },
-        "+": { zoom: this.zoom + 0.5 },
-        "=": { zoom: this.zoom + 0.5 },
-        "-": { zoom: this.zoom - 0.5 },
-        0: { zoom: ZOOM_MIN },
-      };
-      if (!(event.key in moves)) return;
+      const act = this.#keys[event.key];
+      if (!act) return;
       event.preventDefault();
-      this.set(moves[event.key]);
+      if (event.key.startsWith("Arrow")) onPan();
+      act(KEY_STEP_PX / this.worldPx);
     });
   }
+
+  #keys = {
+    ArrowLeft: (step) => this.set({ x: this.x - step }),
+    ArrowRight: (step) => this.set({ x: this.x + step }),
+    ArrowUp: (step) => this.set({ y: this.y - step }),
+    ArrowDown: (step) => this.set({ y: this.y + step }),
+    "+": () => this.set({ zoom: this.zoom + 0.5 }),
+    "=": () => this.set({ zoom: this.zoom + 0.5 }),
+    "-": () => this.set({ zoom: this.zoom - 0.5 }),
+    0: () => this.showWorld(),
+  };
 }

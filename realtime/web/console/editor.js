@@ -5,6 +5,9 @@
  * (`filter[2][1]: …`) is found in the text.
  */
 
+const SPACE = /[ \t\n\r]*/y;
+const SCALAR = /"(?:[^"\\\0-\x1f]|\\(?:["\\/bfnrt]|u[\dA-Fa-f]{4}))*"|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[Ee][+-]?\d+)?|true|false|null/y;
+
 export class FilterEditor {
   #onApply;
 
@@ -19,7 +22,6 @@ export class FilterEditor {
     field.addEventListener("input", () => this.#mark(null, ""));
     field.addEventListener("scroll", () => (marks.scrollTop = field.scrollTop));
     field.addEventListener("keydown", (event) => {
-      event.stopPropagation();
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.apply();
     });
   }
@@ -28,23 +30,16 @@ export class FilterEditor {
     return this.field.value;
   }
 
-  /** Shows a filter that was set from elsewhere. */
-  show(filter) {
-    this.field.value = filter === undefined || filter === null ? "" : JSON.stringify(filter);
-    this.#mark(null, "");
-  }
-
   apply() {
     this.#mark(null, "");
-    const text = this.text.trim();
-    if (!text) return this.#onApply(undefined);
+    if (!this.text.trim()) return this.#onApply(undefined);
     try {
-      this.#onApply(JSON.parse(text));
+      outline(this.text);
     } catch (error) {
-      const at = Number(/position (\d+)/.exec(error.message)?.[1] ?? text.length - 1);
-      const offset = this.text.indexOf(text) + Math.min(at, text.length - 1);
-      this.#mark([offset, offset + 1], `Not JSON: ${error.message}`);
+      const at = Math.min(error.at ?? 0, this.text.trimEnd().length - 1);
+      return this.#mark([at, at + 1], `Not JSON: ${error.message}`);
     }
+    this.#onApply(JSON.parse(this.text));
   }
 
   /** Shows what the server said of the filter. */
@@ -67,45 +62,67 @@ export class FilterEditor {
   }
 }
 
-/** Returns [start, end] of the element at a path of array indices in valid JSON text; the innermost that is there. */
-export function spanOf(text, path) {
-  let at = 0;
-  const skip = () => {
-    while (/\s/.test(text[at] ?? "")) at++;
-  };
-  const pass = () => {
-    skip();
-    const start = at;
-    const token = /^(?:"(?:[^"\\]|\\.)*"|[^\s[\]{},:"]+)/.exec(text.slice(at));
-    if (token) {
-      at += token[0].length;
-      return [start, at];
-    }
-    for (let depth = 0; at < text.length; ) {
-      const string = /^"(?:[^"\\]|\\.)*"/.exec(text.slice(at));
-      if (string) at += string[0].length;
-      else {
-        if ("[{".includes(text[at])) depth++;
-        if ("]}".includes(text[at])) depth--;
-        at++;
-      }
-      if (depth <= 0) break;
-    }
-    return [start, at];
-  };
-  let span = pass();
-  for (const index of path) {
-    if (text[span[0]] !== "[") return span;
-    at = span[0] + 1;
-    let inner = null;
-    for (let i = 0; i <= index; i++) {
-      skip();
-      if (at >= span[1] || text[at] === "]") return span;
-      inner = pass();
-      skip();
-      if (text[at] === ",") at++;
-    }
-    span = inner;
+/** Returns [start, end] of the element at a path of array indices; the innermost that is there. Null if it is no JSON. */
+function spanOf(text, path) {
+  let part;
+  try {
+    part = outline(text);
+  } catch {
+    return null; // it was changed since it was sent
   }
-  return span;
+  for (const index of path) {
+    if (!part.items[index]) break;
+    part = part.items[index];
+  }
+  return [part.start, part.end];
+}
+
+/** Reads JSON; returns where its values are: { start, end, items }, down to the scalars. Throws a SyntaxError with `at`. */
+function outline(text) {
+  let at = 0;
+  const take = (pattern) => {
+    pattern.lastIndex = at;
+    const found = pattern.exec(text);
+    if (found) at += found[0].length;
+    return found !== null;
+  };
+  const fail = (message) => {
+    throw Object.assign(new SyntaxError(at < text.length ? message : "it ends too early"), { at });
+  };
+  const expect = (character) => {
+    take(SPACE);
+    if (text[at] !== character) fail(`${character} is missing`);
+    at += 1;
+  };
+  const readItems = (close) => {
+    const items = [];
+    at += 1;
+    take(SPACE);
+    while (text[at] !== close) {
+      if (items.length) expect(",");
+      take(SPACE);
+      if (close === "}") {
+        if (text[at] !== '"' || !take(SCALAR)) fail("a name in quotes is missing");
+        expect(":");
+      }
+      items.push(read());
+      take(SPACE);
+      if (text[at] !== close && text[at] !== ",") fail(`, or ${close} is missing`);
+    }
+    at += 1;
+    return items;
+  };
+  const read = () => {
+    take(SPACE);
+    const start = at;
+    let items = [];
+    if (text[at] === "[") items = readItems("]");
+    else if (text[at] === "{") items = readItems("}");
+    else if (!take(SCALAR)) fail(text[at] === '"' ? "a text that does not end" : "a value is missing");
+    return { start, end: at, items };
+  };
+  const whole = read();
+  take(SPACE);
+  if (at < text.length) fail("it ends before this");
+  return whole;
 }

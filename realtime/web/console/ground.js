@@ -1,18 +1,18 @@
 /**
- * What lies under the entities: sea, land, tiles if somebody asked for them, and the names of towns. It is drawn again
- * only when the camera moves, the theme changes or a tile comes in.
+ * What lies under the entities: sea, land, and tiles if somebody asked for them. It is drawn again only when the camera
+ * moves, the theme changes or a tile comes in.
+ *
+ * Law: nothing is loaded from elsewhere unless a person set a tile URL.
  */
 
 import { toX, toY } from "./camera.js";
 
 const TILES_MAX = 256;
-const LABEL_PX = 12;
 const COARSE_BELOW_ZOOM = 2.6; // where a degree is a few pixels, a tenth of the points draws the same coast
 const COARSE_DEGREES = 0.25;
 
 export class Ground {
   #land = []; // polygons: { west, east, north, south, fine, coarse }, in the unit square
-  #places = []; // { name, x, y, population }, largest first
   #tiles = new Map(); // url -> Image, oldest first
   #tileUrl = "";
   #onReady;
@@ -24,9 +24,7 @@ export class Ground {
   }
 
   async load() {
-    const [land, places] = await Promise.all(["land.json", "places.json"].map((name) => fetch(`/console/${name}`).then((r) => r.json())));
-    this.#land = polygonsOf(land);
-    this.#places = places.map(([name, lon, lat, population]) => ({ name, x: toX(lon), y: toY(lat), population }));
+    this.#land = polygonsOf(await (await fetch("/console/land.json")).json());
     this.#onReady();
   }
 
@@ -43,11 +41,8 @@ export class Ground {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.fillStyle = colors.sea;
     context.fillRect(0, 0, camera.width, camera.height);
-    const world = camera.worldPx;
-    const copies = worldCopies(camera);
     this.#drawLand(context, colors, ratio);
     if (this.#tileUrl) this.#drawTiles(context);
-    this.#drawLabels(context, colors, copies);
   }
 
   #drawLand(context, colors, ratio) {
@@ -105,34 +100,6 @@ export class Ground {
       if (this.#tiles.size > TILES_MAX) this.#tiles.delete(this.#tiles.keys().next().value);
     }
     return image;
-  }
-
-  /** Largest towns first; a name that would touch another one is left out. */
-  #drawLabels(context, colors, copies) {
-    const { camera } = this;
-    const world = camera.worldPx;
-    const least = 30_000_000 / 4 ** camera.zoom;
-    const taken = [];
-    context.font = `500 ${LABEL_PX}px Inter, system-ui, "DejaVu Sans", sans-serif`;
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    context.lineJoin = "round";
-    context.lineWidth = 3;
-    context.strokeStyle = colors.halo;
-    context.fillStyle = colors.label;
-    for (const place of this.#places) {
-      if (place.population < least || taken.length > 120) break;
-      for (const copy of copies) {
-        const x = Math.round((place.x + copy - camera.x) * world + camera.width / 2);
-        const y = Math.round((place.y - camera.y) * world + camera.height / 2 - 11);
-        if (x < -50 || y < 0 || x > camera.width + 50 || y > camera.height) continue;
-        const half = place.name.length * LABEL_PX * 0.32 + 8;
-        if (taken.some((box) => Math.abs(box[0] - x) < box[2] + half && Math.abs(box[1] - y) < LABEL_PX * 2)) continue;
-        taken.push([x, y, half]);
-        context.strokeText(place.name, x, y);
-        context.fillText(place.name, x, y);
-      }
-    }
   }
 }
 

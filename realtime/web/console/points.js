@@ -1,5 +1,5 @@
 /**
- * The entities on the map: where each of them is this instant, and how it is drawn.
+ * The entities on the map: where each of them is this instant, and the one pass that draws them.
  *
  * Law: positions are kept in flat arrays, by slot, and a frame is one pass over them; nothing is allocated per entity
  * and frame. A point glides from where it is drawn to where it was last reported, for as long as its reports are apart.
@@ -7,13 +7,14 @@
 
 import { toX, toY } from "./camera.js";
 import { worldCopies } from "./ground.js";
+import { Shapes } from "./shapes.js";
+import { Sprites } from "./sprites.js";
+import { Trails } from "./trails.js";
 
 const GLIDE_MS_MAX = 15_000; // reports further apart than this are no motion
 const GLIDE_MS_MIN = 60;
-const GLIDE_DEGREES_MAX = 1; // further is a jump
-const DIRECTIONS = 32;
+const GLIDE_DEGREES_MAX = 5; // further is a jump
 const TAP_PX = 14;
-const ARROW_KINDS = new Set(["aircraft"]);
 
 export class Points {
   #slots = new Map(); // id -> slot
@@ -24,16 +25,14 @@ export class Points {
   #y1 = new Float64Array(1024);
   #start = new Float64Array(1024); // when the glide began; performance.now()
   #span = new Float64Array(1024); // how long it takes; 0: it stands
-  #look = new Uint16Array(1024); // style * DIRECTIONS + direction
-  #shapes = new Map(); // id -> feature that is no point
-  #styles = new Map(); // "kind/size" -> number
-  #looks = []; // number -> { kind, size, isArrow }
-  #sprites = null; // { margin, byLook: [{ offsets, colors }] }
+  #look = new Uint16Array(1024);
+  #shapes = new Shapes();
+  #sprites = new Sprites();
+  #trails = new Trails();
   #image = null; // the canvas and a margin around it
   #pixels = null; // of the image, as 32-bit numbers
-  #drawn = []; // offsets of the pixels that the last frame set
-  #spriteKey = "";
   #glidesUntil = 0;
+  drawn = 0; // points that the last frame showed; one that is on two copies of the world counts twice
   glides = !matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   constructor(canvas, camera, tracks) {
@@ -55,40 +54,48 @@ export class Points {
   }
 
   #put(feature, now, isUpdate) {
-    const { id, geometry } = feature;
+    const { id, kind = "", geometry } = feature;
     if (geometry.type !== "Point") {
       this.#remove(id);
-      this.#shapes.set(id, feature);
+      this.#shapes.put(feature);
       return;
     }
-    this.#shapes.delete(id);
+    this.#shapes.remove(id);
     const x = toX(geometry.coordinates[0]);
     const y = toY(geometry.coordinates[1]);
     let slot = this.#slots.get(id);
     const isNew = slot === undefined;
-    if (isNew) {
-      slot = this.#ids.length;
-      if (slot === this.#x0.length) this.#grow();
-      this.#slots.set(id, slot);
-      this.#ids.push(id);
-    }
-    this.#look[slot] = this.#lookOf(feature);
+    if (isNew) slot = this.#addSlot(id);
+    this.#look[slot] = this.#sprites.lookOf(feature);
+    if (!isNew && isUpdate && x === this.#x1[slot] && y === this.#y1[slot]) return; // it glides on
     const track = this.tracks.get(id);
     const apart = track ? track.at - track.since : 0;
     const [hereX, hereY] = isNew ? [x, y] : this.#at(slot, now);
-    const far = Math.max(Math.abs(x - hereX), Math.abs(y - hereY)) * 360 > GLIDE_DEGREES_MAX;
-    const isMotion = this.glides && isUpdate && !isNew && !far && apart > GLIDE_MS_MIN && apart < GLIDE_MS_MAX;
+    const isFar = Math.max(Math.abs(x - hereX), Math.abs(y - hereY)) * 360 > GLIDE_DEGREES_MAX;
+    const isMotion = this.glides && isUpdate && !isNew && !isFar && apart > GLIDE_MS_MIN && apart < GLIDE_MS_MAX;
     this.#x0[slot] = isMotion ? hereX : x;
     this.#y0[slot] = isMotion ? hereY : y;
     this.#x1[slot] = x;
     this.#y1[slot] = y;
     this.#start[slot] = now;
     this.#span[slot] = isMotion ? apart : 0;
-    if (isMotion) this.#glidesUntil = Math.max(this.#glidesUntil, now + apart);
+    if (isMotion) {
+      this.#glidesUntil = Math.max(this.#glidesUntil, now + apart);
+      this.#trails.add(id, kind, hereX, hereY, this.#ids.length);
+    } else this.#trails.remove(id);
+  }
+
+  #addSlot(id) {
+    const slot = this.#ids.length;
+    if (slot === this.#x0.length) this.#grow();
+    this.#slots.set(id, slot);
+    this.#ids.push(id);
+    return slot;
   }
 
   #remove(id) {
-    this.#shapes.delete(id);
+    this.#shapes.remove(id);
+    this.#trails.remove(id);
     const slot = this.#slots.get(id);
     if (slot === undefined) return;
     this.#slots.delete(id);
@@ -127,22 +134,6 @@ export class Points {
     return slot === undefined ? null : this.#at(slot, now);
   }
 
-  #lookOf({ kind = "", properties }) {
-    const { heading, mag } = properties;
-    const size = typeof mag === "number" ? Math.max(1, Math.min(4, Math.round(mag / 1.6))) : kind === "town" ? 0 : 1;
-    const isArrow = ARROW_KINDS.has(kind) && typeof heading === "number";
-    const key = `${kind}/${size}/${isArrow}`;
-    let style = this.#styles.get(key);
-    if (style === undefined) {
-      style = Math.min(this.#styles.size, 2047);
-      this.#styles.set(key, style);
-      this.#looks[style] = { kind, size, isArrow };
-      this.#spriteKey = "";
-    }
-    const direction = isArrow ? Math.round((((heading % 360) + 360) % 360) / (360 / DIRECTIONS)) % DIRECTIONS : 0;
-    return style * DIRECTIONS + direction;
-  }
-
   /** Tells whether something glides, so that another frame is worth drawing. */
   isMoving(now) {
     return now < this.#glidesUntil;
@@ -151,26 +142,36 @@ export class Points {
   draw(colors, ratio, now, chosen) {
     const { canvas, camera } = this;
     const context = canvas.getContext("2d", { willReadFrequently: true });
-    this.#prepareSprites(colors, ratio);
-    this.#blit(context, ratio, now);
-    if (this.#shapes.size) this.#drawShapes(context, colors, ratio);
+    this.#sprites.prepare(colors, ratio, camera.zoom, canvas.width);
+    this.#blit(ratio, now);
+    const { margin } = this.#sprites;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.putImageData(this.#image, -margin, -margin);
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.globalCompositeOperation = "destination-over"; // below the points
+    this.#trails.draw(context, camera, colors, (id) => this.position(id, now));
+    if (this.#shapes.count) this.#shapes.draw(context, camera, colors);
+    context.globalCompositeOperation = "source-over";
     const place = chosen && this.position(chosen, now);
-    if (place) this.#ring(context, colors, ratio, place);
+    if (place) this.#ring(context, colors, place);
   }
 
   /**
-   * Copies each point's sprite, pixel by pixel, into an image with a margin, and the image into the canvas. For ten
+   * Copies each point's sprite, pixel by pixel, into an image with a margin, which is then put onto the canvas. For ten
    * thousand small sprites that is several times as fast as as many `drawImage` calls, with or without a GPU.
    */
-  #blit(context, ratio, now) {
+  #blit(ratio, now) {
     const { canvas, camera } = this;
-    const { margin } = this.#sprites;
-    const world = camera.worldPx * ratio;
-    const width = canvas.width + 2 * margin;
+    const { margin, stride: width, phases } = this.#sprites;
     const height = canvas.height + 2 * margin;
-    const pixels = this.#pixels;
-    for (const offset of this.#drawn) pixels[offset] = 0;
-    this.#drawn.length = 0;
+    if (this.#image?.width !== width || this.#image.height !== height) {
+      this.#image = new ImageData(width, height);
+      this.#pixels = new Uint32Array(this.#image.data.buffer);
+    }
+    const pixels = this.#pixels.fill(0);
+    const world = camera.worldPx * ratio;
+    const near = margin / 2;
+    this.drawn = 0;
     for (const copy of worldCopies(camera)) {
       const left = canvas.width / 2 + (copy - camera.x) * world + margin;
       const top = canvas.height / 2 - camera.y * world + margin;
@@ -185,163 +186,49 @@ export class Points {
             y = this.#y0[slot] + (y - this.#y0[slot]) * t;
           }
         }
-        const px = (x * world + left) | 0;
-        const py = (y * world + top) | 0;
-        if (px < margin / 2 || py < margin / 2 || px >= width - margin / 2 || py >= height - margin / 2) continue;
-        const sprite = this.#sprites.byLook[this.#look[slot]];
+        x = x * world + left;
+        y = y * world + top;
+        if (!(x >= near && y >= near && x < width - near && y < height - near)) continue;
+        this.drawn++;
+        const px = x | 0;
+        const py = y | 0;
+        const phase = (((y - py) * phases) | 0) * phases + (((x - px) * phases) | 0);
+        const { offsets, colors } = this.#sprites.get(this.#look[slot], phase);
         const at = py * width + px;
-        const { offsets, colors } = sprite;
         for (let i = 0; i < offsets.length; i++) {
           const offset = at + offsets[i];
           const color = colors[i];
-          if (pixels[offset] >>> 24 < color >>> 24) {
-            pixels[offset] = color;
-            this.#drawn.push(offset);
-          }
+          if (pixels[offset] >>> 24 <= color >>> 24) pixels[offset] = color; // no blending: the less transparent wins
         }
       }
     }
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.putImageData(this.#image, -margin, -margin);
   }
 
-  #ring(context, colors, ratio, [x, y]) {
+  #ring(context, colors, [x, y]) {
     const { camera } = this;
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.strokeStyle = colors.text;
     context.lineWidth = 2;
     for (const copy of worldCopies(camera)) {
       context.beginPath();
-      context.arc((x + copy - camera.x) * camera.worldPx + camera.width / 2, (y - camera.y) * camera.worldPx + camera.height / 2, 10, 0, 7);
+      context.arc((x + copy - camera.x) * camera.worldPx + camera.width / 2, (y - camera.y) * camera.worldPx + camera.height / 2, 11, 0, 7);
       context.stroke();
     }
   }
 
-  #drawShapes(context, colors, ratio) {
-    const { camera } = this;
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.lineWidth = 2;
-    const world = camera.worldPx;
-    for (const copy of worldCopies(camera)) {
-      const px = (lon) => (toX(lon) + copy - camera.x) * world + camera.width / 2;
-      const py = (lat) => (toY(lat) - camera.y) * world + camera.height / 2;
-      for (const { kind = "", geometry } of this.#shapes.values()) {
-        const color = colors.ofKind(kind);
-        context.beginPath();
-        for (const line of linesOf(geometry)) {
-          line.forEach(([lon, lat], i) => (i ? context.lineTo(px(lon), py(lat)) : context.moveTo(px(lon), py(lat))));
-          if (line.length === 1) context.rect(px(line[0][0]) - 2, py(line[0][1]) - 2, 4, 4);
-        }
-        if (geometry.type.endsWith("Polygon")) {
-          context.fillStyle = `${color}33`;
-          context.fill("evenodd");
-        }
-        context.strokeStyle = color;
-        context.stroke();
-      }
-    }
-  }
-
-  /** Draws each look once, in all its directions, and keeps its pixels: offsets in the image and colours. */
-  #prepareSprites(colors, ratio) {
-    const { canvas } = this;
-    const step = Math.max(0, Math.min(6, Math.round(this.camera.zoom / 2)));
-    const key = `${colors.theme}/${ratio}/${step}/${this.#looks.length}/${canvas.width}/${canvas.height}`;
-    if (key === this.#spriteKey) return;
-    this.#spriteKey = key;
-    const cell = Math.ceil(30 * ratio);
-    const margin = cell;
-    const width = canvas.width + 2 * margin;
-    this.#image = new ImageData(width, canvas.height + 2 * margin);
-    this.#pixels = new Uint32Array(this.#image.data.buffer);
-    this.#drawn = [];
-    const pad = new OffscreenCanvas(cell, cell).getContext("2d", { willReadFrequently: true });
-    const byLook = [];
-    this.#looks.forEach((look, style) => {
-      for (let direction = 0; direction < (look.isArrow ? DIRECTIONS : 1); direction++) {
-        pad.setTransform(1, 0, 0, 1, 0, 0);
-        pad.clearRect(0, 0, cell, cell);
-        pad.setTransform(ratio, 0, 0, ratio, cell / 2, cell / 2);
-        pad.rotate((direction / DIRECTIONS) * 2 * Math.PI);
-        drawLook(pad, look, step, colors);
-        byLook[style * DIRECTIONS + direction] = pixelsOf(pad, cell, width);
-      }
-    });
-    this.#sprites = { margin, byLook };
-  }
-
-  /** Returns the id of the entity at a place of the screen, the nearest one; null if there is none. */
-  find([tapX, tapY], now) {
+  /** Returns the id of the entity that is nearest to a place of the screen, within `reach` pixels; null if there is none. */
+  find(place, now, reach = TAP_PX) {
     const { camera } = this;
     let best = null;
-    let least = TAP_PX;
+    let least = reach;
     for (const copy of worldCopies(camera)) {
       for (let slot = 0; slot < this.#ids.length; slot++) {
         const [x, y] = this.#at(slot, now);
         const px = (x + copy - camera.x) * camera.worldPx + camera.width / 2;
         const py = (y - camera.y) * camera.worldPx + camera.height / 2;
-        const distance = Math.hypot(px - tapX, py - tapY);
+        const distance = Math.hypot(px - place[0], py - place[1]);
         if (distance < least) [best, least] = [this.#ids[slot], distance];
       }
     }
-    return best ?? this.#findShape(tapX, tapY);
+    return best ?? this.#shapes.find(place, camera, reach);
   }
-
-  #findShape(tapX, tapY) {
-    const { camera } = this;
-    for (const [id, { geometry }] of this.#shapes) {
-      for (const line of linesOf(geometry)) {
-        for (const [lon, lat] of line) {
-          const x = toX(lon) - camera.x;
-          const px = (x - Math.round(x)) * camera.worldPx + camera.width / 2;
-          const py = (toY(lat) - camera.y) * camera.worldPx + camera.height / 2;
-          if (Math.hypot(px - tapX, py - tapY) < TAP_PX) return id;
-        }
-      }
-    }
-    return null;
-  }
-}
-
-/** The lines, rings and single positions of any geometry. */
-function linesOf({ type, coordinates }) {
-  if (type === "Point") return [[coordinates]];
-  if (type === "MultiPoint") return coordinates.map((position) => [position]);
-  if (type === "LineString") return [coordinates];
-  return type === "MultiPolygon" ? coordinates.flat() : coordinates;
-}
-
-function drawLook(context, { kind, size, isArrow }, step, colors) {
-  const radius = kind === "town" ? 1.3 + step * 0.15 : 1.9 + step * 0.45 + (size - 1) * 1.9;
-  context.fillStyle = colors.ofKind(kind);
-  context.strokeStyle = colors.sea;
-  context.lineWidth = 1;
-  context.beginPath();
-  if (isArrow) {
-    const length = radius * 1.7;
-    context.moveTo(0, -length);
-    context.lineTo(length * 0.68, length * 0.8);
-    context.lineTo(0, length * 0.42);
-    context.lineTo(-length * 0.68, length * 0.8);
-    context.closePath();
-  } else context.arc(0, 0, Math.min(radius, 13), 0, 7);
-  context.globalAlpha = size > 1 ? 0.62 : 1;
-  context.fill();
-  context.globalAlpha = 1;
-  if (step > 2 && kind !== "town") context.stroke();
-}
-
-function pixelsOf(context, cell, width) {
-  const source = new Uint32Array(context.getImageData(0, 0, cell, cell).data.buffer);
-  const offsets = [];
-  const colors = [];
-  for (let y = 0; y < cell; y++) {
-    for (let x = 0; x < cell; x++) {
-      const color = source[y * cell + x];
-      if (color >>> 24 < 8) continue;
-      offsets.push((y - (cell >> 1)) * width + x - (cell >> 1));
-      colors.push(color);
-    }
-  }
-  return { offsets: Int32Array.from(offsets), colors: Uint32Array.from(colors) };
 }
