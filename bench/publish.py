@@ -18,7 +18,7 @@ from bench.api import Api, Verdict
 from bench.client import Schedule
 from bench.workloads import Move, entity_id
 
-BATCH_S = 0.01  # changes that are due are collected for so long, as a publisher would that reads from somewhere
+BATCH_S = 0.02  # changes that are due are collected for so long, as a publisher would that reads from somewhere
 BATCH_CHANGES_MAX = 1000
 
 Send = Callable[[Sequence[Move]], Awaitable[Verdict]]

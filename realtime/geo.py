@@ -182,7 +182,7 @@ def _check_line(line: Any, kind: str, count: int) -> None:
 
 def _boxes(parts: list[list[tuple[float, float]]]) -> tuple[Box, ...]:
     whole = _box([position for part in parts for position in part])
-    if whole[0] > -180 or whole[2] < 180 or len(parts) == 1:
+    if whole[0] > -180 or whole[2] < 180:
         return (whole,)
     east: list[tuple[float, float]] = []
     west: list[tuple[float, float]] = []

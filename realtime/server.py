@@ -119,7 +119,12 @@ class Server:
         self._gate = Gate(self.node, self._flusher, self._identity)
         try:
             found = pages(self.config.server)
-            self._listener = await listen(self.config, self._gate.new_session, public_get=lambda path, _headers: found.get(path), count=self.counters.count)
+            self._listener = await listen(
+                self.config,
+                self._gate.new_session,
+                public_get=lambda path, _: found.get(path),
+                count=self.counters.count,
+            )
             if self.config.http.enabled:
                 self._api = ApiServer(self._gate)
                 await self._api.start(self.config)

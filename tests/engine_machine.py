@@ -81,7 +81,8 @@ class Client:
 
     def lose(self, revoked: set[str]) -> None:
         """The rights to these ids were revoked: those that are held must leave at the next flush."""
-        self.lost |= revoked
+        if self.machine.engine.check(self.number) is not None:  # otherwise a reset is on its way and takes all
+            self.lost |= revoked
         self.may_hurry = self.may_hurry or bool(revoked) or any(map(self.viewer.is_denied, self.viewer.mirror))
 
     def drain(self, budget: int) -> bool:

@@ -7,6 +7,7 @@ that is drawn is valid; bad input is tested elsewhere.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ TREES: list[Any] = [[], [1, {"a": None}], {"b": {"c": [1.0]}}, {"b": {"c": [True
 VALUES: list[Any] = [None, None, True, False, "", "x", "y", "ü", *NUMBERS, *TREES]
 
 ids = st.sampled_from(IDS)
-position = st.tuples(st.sampled_from(LONGITUDES), st.sampled_from(LATITUDES)).map(list)
+position = st.sampled_from([*product(LONGITUDES, LATITUDES)]).map(list)
 point = position.map(lambda p: {"type": "Point", "coordinates": p})
 high_point = position.map(lambda p: {"type": "Point", "coordinates": [*p, 12.5]})
 line = st.lists(position, min_size=2, max_size=3).map(lambda ps: {"type": "LineString", "coordinates": ps})
@@ -36,6 +37,14 @@ ZOOMS_MIN = [None, None, 0, 5, 10]
 RANKS = [None, 0, 0.25, 0.5, 1]
 ACCESSES: list[Any] = [None, None, ["public"], ["group:a"], ["user:u", "group:b"], []]
 TTLS = [None, None, 1, 3.5]
+PLAIN: list[dict[str, Any]] = [
+    {"properties": {}},
+    {"properties": {"a": 1}},
+    {"properties": {"b": "x"}},
+    {"properties": {"b": [1], "c": "u"}, "kind": "bus"},
+    {"properties": {"speed": 1.5}, "kind": "bus", "access": ["group:a"]},
+    {"properties": None, "access": ["user:u", "group:b"], "ttl": 3.5},
+]
 unseen = st.fixed_dictionaries(
     {},
     optional={
@@ -46,7 +55,7 @@ unseen = st.fixed_dictionaries(
         "ttl": st.sampled_from(TTLS),
     },
 )
-plain = st.fixed_dictionaries({"geometry": point, "properties": properties}, optional={"access": st.sampled_from(ACCESSES)})
+plain = st.builds(lambda geometry, members: {"geometry": geometry, **members}, point, st.sampled_from(PLAIN))
 crowd = st.dictionaries(ids, plain, min_size=3, max_size=len(IDS))  # of Points, so that they can be moved
 version = st.one_of(st.none(), st.none(), st.integers(-3, 8))  # relative to the seen one
 

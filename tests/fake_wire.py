@@ -105,7 +105,7 @@ class Viewer:
 async def until(is_so: Callable[[], bool]) -> None:
     """Wait until something is so, which it must be soon."""
     with anyio.fail_after(10):
-        while not is_so():
+        while not is_so():  # noqa: ASYNC110  what is waited for is told to nobody
             await asyncio.sleep(0.001)
 
 

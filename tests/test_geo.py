@@ -201,7 +201,9 @@ def test_the_six_types_are_kept_as_they_are(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", GOOD)
-@pytest.mark.parametrize("spoil", [wrapped, first_of, deep_hole, str, lambda _: None, lambda _: [], lambda _: {}, lambda _: [None], lambda _: [[]]])
+@pytest.mark.parametrize(
+    "spoil", [wrapped, first_of, deep_hole, str, lambda _: None, lambda _: [], lambda _: {}, lambda _: [None], lambda _: [[]]]
+)
 def test_the_six_types_badly_nested(kind: str, spoil: Any) -> None:
     assert bad({"type": kind, "coordinates": spoil(GOOD[kind])})[0] is ErrorCode.BAD_GEOMETRY
 
@@ -304,7 +306,8 @@ def test_a_ring_is_closed(ring: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "coordinates", "count"), [("Point", [0, 0], 1), ("LineString", LINE, 2), ("Polygon", [RING, RING], 8), ("MultiPolygon", [[RING], [RING]], 8)]
+    ("kind", "coordinates", "count"),
+    [("Point", [0, 0], 1), ("LineString", LINE, 2), ("Polygon", [RING, RING], 8), ("MultiPolygon", [[RING], [RING]], 8)],
 )
 def test_positions_are_limited_at_both_edges(kind: str, coordinates: Any, count: int) -> None:
     geometry = {"type": kind, "coordinates": coordinates}

@@ -72,7 +72,9 @@ def test_any_other_token_is_denied(token: str, anonymous: str) -> None:
     assert denied(ConfiguredIdentity(IdentityConfig(anonymous), True), token) is CloseCode.BAD_TOKEN  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("who", [TokenConfig(""), TokenConfig("a\n"), TokenConfig("é" * 65), TokenConfig("ann", [""]), TokenConfig("ann", ["crew", "x\x00"])])
+@pytest.mark.parametrize(
+    "who", [TokenConfig(""), TokenConfig("a\n"), TokenConfig("é" * 65), TokenConfig("ann", [""]), TokenConfig("ann", ["crew", "x\x00"])]
+)
 def test_a_user_that_no_principal_can_name_is_the_operators_fault(who: TokenConfig) -> None:
     with pytest.raises(ConfigError, match=r"^identity\.tokens: ") as caught:
         ConfiguredIdentity(IdentityConfig("never", {"secret": who}), True)

@@ -212,7 +212,9 @@ anything = st.recursive(
 names = ["type", "token", "client", "bbox", "zoom", "filter", "ids", "max_hz", "id", "have", "world", "away_ms", "last", "updates", "t"]
 
 
-@given(st.sampled_from([value["type"] for value, _ in WHOLE]), st.dictionaries(st.sampled_from(names) | st.integers(), anything, max_size=4))
+@given(
+    st.sampled_from([value["type"] for value, _ in WHOLE]), st.dictionaries(st.sampled_from(names) | st.integers(), anything, max_size=4)
+)
 def test_any_object_is_a_message_or_refused(kind: str, members: dict[Any, Any]) -> None:
     value = {"type": kind} | members
     reference = messages.reference_of(value)
@@ -220,11 +222,14 @@ def test_any_object_is_a_message_or_refused(kind: str, members: dict[Any, Any]) 
         messages.encode(messages.Error(ErrorCode.BAD_MESSAGE, "", reference), False)
     try:
         message = messages.to_message(value)
-    except Refused as refused:
+    except Refused as error:
+        refused = error
+    else:
+        refused = None
+        assert type(message).__struct_config__.tag == value["type"]
+    if refused is not None:
         assert refused.code in (ErrorCode.BAD_MESSAGE, ErrorCode.BAD_VIEW)
         assert refused.message.partition(": ")[2]
-    else:
-        assert type(message).__struct_config__.tag == value["type"]
 
 
 # Wrong members
@@ -255,7 +260,9 @@ def test_a_bad_member_is_named(kind: str, member: str, wrong: Any) -> None:
     assert message.startswith(member)
 
 
-@pytest.mark.parametrize("value", [{}, *({"type": type} for type in (None, 7, True, "", "Ping", "delta", "welcome", ["ping"], {"ping": 1}, b"ping"))])
+@pytest.mark.parametrize(
+    "value", [{}, *({"type": type} for type in (None, 7, True, "", "Ping", "delta", "welcome", ["ping"], {"ping": 1}, b"ping"))]
+)
 def test_an_unknown_type_names_the_known_ones(value: dict[str, Any]) -> None:
     code, message = refusal(value)
     assert code is ErrorCode.BAD_MESSAGE
@@ -283,7 +290,9 @@ def test_zero_has_no_sign_that_breaks_anything() -> None:
     assert message.zoom == 0
 
 
-@pytest.mark.parametrize(("value", "expected"), [("x", "x"), ("", ""), ("x" * 128, "x" * 128), (7, 7), (-(2**63), -(2**63)), (2**63 - 1, 2**63 - 1)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [("x", "x"), ("", ""), ("x" * 128, "x" * 128), (7, 7), (-(2**63), -(2**63)), (2**63 - 1, 2**63 - 1)]
+)
 def test_an_error_refers_to_what_may_be_an_id(value: Any, expected: Any) -> None:
     assert messages.reference_of({"id": value}) == expected
 
@@ -310,14 +319,14 @@ FILLED: dict[str, Callable[[int], str | bytes]] = {
 
 
 def seconds(data: str | bytes) -> float:
-    """Return the best time of a few: what else runs on the machine only adds."""
+    """Return the best time of a few, of the processor: what else runs on the machine only adds."""
     gc.disable()
     try:
         best = math.inf
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.thread_time()
             messages.decode_object(data)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best
     finally:
         gc.enable()
@@ -325,5 +334,6 @@ def seconds(data: str | bytes) -> float:
 
 @pytest.mark.parametrize("shape", FILLED)
 def test_decoding_takes_time_in_proportion_to_size(shape: str) -> None:
-    make = FILLED[shape]
-    assert seconds(make(BYTES_MAX)) <= 10 * seconds(make(BYTES_MAX // 4))
+    """Four times as much takes about four times as long; were it quadratic, it would take sixteen times, however often one measures."""
+    whole, quarter = FILLED[shape](BYTES_MAX), FILLED[shape](BYTES_MAX // 4)
+    assert any(seconds(whole) <= 10 * seconds(quarter) for _ in range(5))

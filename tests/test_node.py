@@ -116,7 +116,9 @@ def test_what_the_engine_refuses_names_field_and_limit() -> None:
 
 def test_who_may_not_publish_an_id_is_told_so_and_nothing_else_happens() -> None:
     node = make_node()
-    result = node.publish([bus("mine"), bus("yours"), {"op": "delete", "id": "yours"}, {"op": "move", "id": "yours"}], {"mine"}.__contains__)
+    result = node.publish(
+        [bus("mine"), bus("yours"), {"op": "delete", "id": "yours"}, {"op": "move", "id": "yours"}], {"mine"}.__contains__
+    )
     assert result.accepted == 1
     # What is wrong by itself is said first.
     assert codes(result) == [(1, ErrorCode.FORBIDDEN), (2, ErrorCode.FORBIDDEN), (3, ErrorCode.BAD_GEOMETRY)]
@@ -222,7 +224,7 @@ async def test_a_publisher_that_goes_away_holds_nobody_up(monkeypatch: pytest.Mo
     turns = Turns(node, monkeypatch, SLICE_S)
     cancelled = asyncio.ensure_future(node.publish_sliced(updates(0)))
     waiting = asyncio.ensure_future(node.publish_sliced(updates(1)))
-    while not turns.applied:
+    while not turns.applied:  # noqa: ASYNC110  each turn counts
         await asyncio.sleep(0)
     cancelled.cancel()
     waiting.cancel()
@@ -306,7 +308,10 @@ def test_the_newest_view_of_a_user_is_kept() -> None:
     node = make_node()
     assert node.kept_view("ann") is None
     node.keep_view("ann", {"type": "view", "bbox": None, "id": 1})
-    node.keep_view("ann", {"type": "view", "bbox": [0, 0, 1, 1], "zoom": 3, "id": 2, "have": {"a": 1}, "world": "w", "away_ms": 1, "last": True, "x": 1})
+    node.keep_view(
+        "ann",
+        {"type": "view", "bbox": [0, 0, 1, 1], "zoom": 3, "id": 2, "have": {"a": 1}, "world": "w", "away_ms": 1, "last": True, "x": 1},
+    )
     assert node.kept_view("ann") == {"type": "view", "bbox": [0, 0, 1, 1], "zoom": 3}, "without what belongs to one message"
 
 

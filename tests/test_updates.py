@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -87,37 +88,53 @@ def test_any_mapping_is_an_object_in_process() -> None:
 
 # What is refused: code, and a message that opens with the field
 
+NO_OBJECT = (None, [], "x", 7)
+NO_OP = ("upsert", "", 1, ["patch"], {}, False)
+NO_ID = (None, 7, "", "a\n", "x" * 129, "\ud800", ["a"])
+NO_VERSION = (0, -1, 1.5, VERSION_MAX + 1, True, "1", [], 10**400, math.nan)
+NO_GEOMETRY = (None, 7, {}, [], {"type": "Point"})
+NO_VALUE = (math.nan, math.inf, 2**64, "\ud800", b"x", {1: 2})
+NO_KIND = (7, "", "x" * 129, "\n", "\ud800", [])
+NO_ZOOM = (-0.1, 64.1, "3", True, math.nan, math.inf, 10**400, [])
+NO_RANK = (-0.1, 1.1, "0", True, math.nan)
+NO_TTL = (0, -1, "1", True, math.nan, math.inf, 10**400, TTL_MAX_S * 2)
+NO_ACCESS = ("public", {}, 7, [7], ["Public"], ["user"], ["user:"], ["group:\n"], ["user:" + "x" * 129], [["public"]], ["\ud800"])
+NO_PLACE = ({}, {"lon": 1}, {"lon": "1", "lat": 2}, {"lon": 181, "lat": 0})
+
 REFUSED: list[tuple[Any, ErrorCode, str]] = [
-    (None, ErrorCode.BAD_UPDATE, "update: an object is expected"),
-    ([], ErrorCode.BAD_UPDATE, "update: an object is expected"),
-    ("x", ErrorCode.BAD_UPDATE, "update: an object is expected"),
+    *((value, ErrorCode.BAD_UPDATE, "update: an object is expected") for value in NO_OBJECT),
     ({}, ErrorCode.BAD_UPDATE, "update: a Feature"),
     ({"type": "FeatureCollection", "features": []}, ErrorCode.BAD_UPDATE, "update: a Feature"),
     ({"type": ["Feature"], "id": "a"}, ErrorCode.BAD_UPDATE, "update: a Feature"),
-    *((patch(op=op), ErrorCode.BAD_UPDATE, "op: patch, move or delete") for op in ("upsert", "", 1, ["patch"], {}, False)),
-    *((shape(id=id), ErrorCode.BAD_ID, "id: ") for shape in (feature, patch) for id in (None, 7, "", "a\n", "x" * 129, "\ud800", ["a"])),
-    *((feature(version=v), ErrorCode.BAD_VERSION, "version: ") for v in (0, -1, 1.5, VERSION_MAX + 1, True, "1", [], 10**400, math.nan)),
-    *((shape(geometry=g), ErrorCode.BAD_GEOMETRY, "geometry: ") for shape in (feature, patch) for g in (None, 7, {}, [], {"type": "Point"})),
-    *((shape(properties=p), ErrorCode.BAD_UPDATE, "properties: an object") for shape in (feature, patch) for p in (7, "x", [], True)),
-    *((feature(properties={"a": v}), ErrorCode.BAD_VALUE, "properties: ") for v in (math.nan, math.inf, 2**64, "\ud800", b"x", {1: 2})),
-    *((shape(properties={k: 1}), ErrorCode.BAD_VALUE, "properties: ") for shape in (feature, patch) for k in (1, None, "\ud800")),
+    *((patch(op=op), ErrorCode.BAD_UPDATE, "op: patch, move or delete") for op in NO_OP),
+    *(({"op": "move", "id": "a", **at}, ErrorCode.BAD_GEOMETRY, "geometry: ") for at in NO_PLACE),
     (patch(properties={"\ud800": None}), ErrorCode.BAD_VALUE, "properties: "),
-    *((shape(kind=k), ErrorCode.BAD_UPDATE, "kind: ") for shape in (feature, patch) for k in (7, "", "x" * 129, "\n", "\ud800", [])),
-    *((shape(min_zoom=z), ErrorCode.BAD_UPDATE, "min_zoom: a number from 0 to 64 ") for shape in (feature, patch) for z in (-0.1, 64.1, "3")),
-    *((feature(min_zoom=z), ErrorCode.BAD_UPDATE, "min_zoom: ") for z in (True, math.nan, math.inf, 10**400, [])),
-    *((shape(rank=r), ErrorCode.BAD_UPDATE, "rank: a number from 0 to 1 ") for shape in (feature, patch) for r in (-0.1, 1.1, "0", True, math.nan)),
-    *((shape(ttl=t), ErrorCode.BAD_UPDATE, "ttl: ") for shape in (feature, patch) for t in (0, -1, "1", True, math.nan, math.inf, 10**400)),
-    (feature(ttl=TTL_MAX_S * 2), ErrorCode.BAD_UPDATE, "ttl: a number from 0 to 316224000 "),
     *(
-        (shape(access=a), ErrorCode.BAD_UPDATE, "access: ")
+        refused
         for shape in (feature, patch)
-        for a in ("public", {}, 7, [7], ["Public"], ["user"], ["user:"], ["group:\n"], ["user:" + "x" * 129], [["public"]], ["\ud800"])
+        for refused in (
+            *((shape(id=id), ErrorCode.BAD_ID, "id: ") for id in NO_ID),
+            *((shape(version=version), ErrorCode.BAD_VERSION, "version: an integer from 1 to ") for version in NO_VERSION),
+            *((shape(geometry=geometry), ErrorCode.BAD_GEOMETRY, "geometry: ") for geometry in NO_GEOMETRY),
+            *((shape(properties=value), ErrorCode.BAD_UPDATE, "properties: an object") for value in (7, "x", [], True)),
+            *((shape(properties={"a": value}), ErrorCode.BAD_VALUE, "properties: ") for value in NO_VALUE),
+            *((shape(properties={key: 1}), ErrorCode.BAD_VALUE, "properties: ") for key in (1, None, "\ud800")),
+            *((shape(kind=kind), ErrorCode.BAD_UPDATE, "kind: ") for kind in NO_KIND),
+            *((shape(min_zoom=zoom), ErrorCode.BAD_UPDATE, "min_zoom: a number from 0 to 64 ") for zoom in NO_ZOOM),
+            *((shape(rank=rank), ErrorCode.BAD_UPDATE, "rank: a number from 0 to 1 ") for rank in NO_RANK),
+            *((shape(ttl=ttl), ErrorCode.BAD_UPDATE, "ttl: ") for ttl in NO_TTL),
+            *((shape(access=access), ErrorCode.BAD_UPDATE, "access: ") for access in NO_ACCESS),
+        )
     ),
-    *(({"op": "move", "id": "a", **at}, ErrorCode.BAD_GEOMETRY, "geometry: ") for at in ({}, {"lon": 1}, {"lon": "1", "lat": 2}, {"lon": 181, "lat": 0})),
 ]
 
 
-@pytest.mark.parametrize(("update", "code", "start"), REFUSED, ids=lambda value: repr(value)[:60].encode("ascii", "backslashreplace").decode())
+def name_of(value: object) -> str:
+    """Return how a case is called: plain ASCII, and short."""
+    return repr(value)[:60].encode("ascii", "backslashreplace").decode()
+
+
+@pytest.mark.parametrize(("update", "code", "start"), REFUSED, ids=name_of)
 def test_what_is_wrong_is_named(update: Any, code: ErrorCode, start: str) -> None:
     found, message = refusal(update)
     assert found is code
@@ -215,7 +232,9 @@ likely: dict[str, Any] = {
         {"type": st.sampled_from(["Point", "MultiPoint", "LineString", "Polygon", "MultiLineString", "MultiPolygon"]), "coordinates": json}
     ),
 }
-updates = st.fixed_dictionaries({"id": st.just("a") | json}, optional={member: likely.get(member, json) for member in members if member != "id"})
+updates = st.fixed_dictionaries(
+    {"id": st.just("a") | json}, optional={member: likely.get(member, json) for member in members if member != "id"}
+)
 
 
 @given(updates | json)
@@ -233,17 +252,15 @@ def test_any_json_value_is_an_update_or_refused(value: Any) -> None:
 
 
 def seconds(update: Any) -> float:
-    """Return the best time of a few: what else runs on the machine only adds."""
+    """Return the best time of a few, of the processor: what else runs on the machine only adds."""
     gc.disable()
     try:
         best = math.inf
         for _ in range(7):
-            start = time.perf_counter()
-            try:
+            start = time.thread_time()
+            with suppress(Refused):
                 PARSER.parse(update)
-            except Refused:
-                pass
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best
     finally:
         gc.enable()
@@ -263,11 +280,11 @@ SHAPES: dict[str, Callable[[int], Any]] = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_decoding_takes_time_in_proportion_to_size(shape: str) -> None:
-    """Four times as much takes about four times as long; were it quadratic, it would take sixteen times."""
-    make = SHAPES[shape]
-    assert seconds(make(1_600)) <= 10 * seconds(make(400))
+    """Four times as much takes about four times as long; were it quadratic, it would take sixteen times, however often one measures."""
+    much, little = SHAPES[shape](1_600), SHAPES[shape](400)
+    assert any(seconds(much) <= 10 * seconds(little) for _ in range(5))
 
 
 def test_what_is_far_over_the_limit_takes_no_longer_than_what_is_within() -> None:
     within, beyond = feature(properties={"a": [0.5] * 4_000}), feature(properties={"a": [0.5] * 400_000})
-    assert seconds(beyond) <= 3 * seconds(within)
+    assert any(seconds(beyond) <= 3 * seconds(within) for _ in range(5))

@@ -130,7 +130,6 @@ def test_a_number_comes_back_as_the_same_double(number: float) -> None:
     [
         (1.0, b"1"),
         (-0.0, b"0"),
-        (1e0, b"1"),
         (1e20, b"1e20"),
         (0.1, b"0.1"),
         (INTEGER_MIN, b"-9223372036854775808"),
@@ -160,7 +159,9 @@ def test_subclasses_are_what_they_are_made_of() -> None:
 # What is refused
 
 
-@pytest.mark.parametrize("open", [lambda value: [value], lambda value: {"a": value}, lambda value: (value,)], ids=["arrays", "objects", "tuples"])
+@pytest.mark.parametrize(
+    "open", [lambda value: [value], lambda value: {"a": value}, lambda value: (value,)], ids=["arrays", "objects", "tuples"]
+)
 def test_nesting_ends_at_32(open: Callable[[Any], Any]) -> None:
     assert canonical(nested(32, open))
     for depth in (33, 100, 5_000):
@@ -235,7 +236,25 @@ def test_ids(id: str) -> None:
 
 @pytest.mark.parametrize(
     "id",
-    ["", "x" * 129, "é" * 64 + "x", "\U0001f600" * 33, "a\x00", "\n", "\x7f", "\x80", "\x9f", "é\x1f", "\ud800", None, 7, True, b"a", ["a"], Name("a")],
+    [
+        "",
+        "x" * 129,
+        "é" * 64 + "x",
+        "\U0001f600" * 33,
+        "a\x00",
+        "\n",
+        "\x7f",
+        "\x80",
+        "\x9f",
+        "é\x1f",
+        "\ud800",
+        None,
+        7,
+        True,
+        b"a",
+        ["a"],
+        Name("a"),
+    ],
 )
 def test_no_ids(id: object) -> None:
     code, message = code_of(lambda: parse_id(id, "entity"))
@@ -285,7 +304,9 @@ def test_a_given_version_is_the_smallest_that_may_be_given(seen: int, now: float
     assert not may_be(version - NODE_NUMBERS)
 
 
-@given(st.integers(0, VERSION_MAX), st.floats(VERSION_EPOCH_S, VERSION_EPOCH_S + 1e9), st.lists(st.integers(0, 4095), min_size=2, unique=True))
+@given(
+    st.integers(0, VERSION_MAX), st.floats(VERSION_EPOCH_S, VERSION_EPOCH_S + 1e9), st.lists(st.integers(0, 4095), min_size=2, unique=True)
+)
 def test_two_nodes_never_give_the_same_version(seen: int, now: float, nodes: list[int]) -> None:
     given = [next_version(seen, now, node) for node in nodes]
     assert len(set(given)) == len(given)

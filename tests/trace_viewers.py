@@ -254,7 +254,8 @@ class TraceViewer:
             elif act == "check":
                 await self._send(connection, {"type": "check"})
             elif not self.is_stopped and not self._quiet.is_set():
-                return self._reset(connection)
+                self._reset(connection)
+                return
         await self._settle(connection)
 
     def _reset(self, connection: ClientConnection) -> None:

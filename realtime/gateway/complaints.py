@@ -37,4 +37,4 @@ class Complaints:
         self._next[kind] = now + INTERVAL_S
         left_out = self._left_out.pop(kind, 0)
         more = f" ({left_out} more since the last such line)" if left_out else ""
-        self._logger.log(level, "%s%s", text, more, exc_info=has_traceback)
+        self._logger.log(level, "%s%s", text, more, exc_info=has_traceback or None)

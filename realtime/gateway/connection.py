@@ -328,6 +328,7 @@ class Connection:
         self._upkeep.count("closed_by_peer")
         is_known = said in CLOSE_CODES and said < CloseCode.SLOW_CONSUMER  # from there on the codes are the server's alone
         self._end(said if is_known else NO_CODE)
+        self._flush_lane(even_if_blocked=True)
         self._send_close(CloseCode.NORMAL if said == NO_CODE else said, "")
         self._hang_up()
 

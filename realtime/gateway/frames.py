@@ -1,7 +1,8 @@
 """The rules of RFC 6455 for the frames of a client, and whole messages out of them. No I/O.
 
 Law: a frame is judged by its header, before its payload is kept anywhere: what is too big or against the rules is
-found as soon as the bytes that say so have come. Frames before the first violation count, nothing after it does.
+found as soon as the bytes that say so have come. Frames before the first violation count, nothing after it does; nor
+does anything after a close frame.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class FrameScanner:
         "_fragments",
         "_fragments_max",
         "_header",
+        "_is_closed",
         "_is_within",
         "_kinds",
         "_message_bytes",
@@ -59,6 +61,7 @@ class FrameScanner:
         self._kinds = kinds  # which of TEXT and BINARY are spoken here
         self._skip = 0  # bytes of masking key and payload that are still to come
         self._header = b""  # of a header that came in pieces
+        self._is_closed = False  # a close frame has come
         self._is_within = False  # a fragmented message has begun
         self._message_bytes = 0  # of that message so far
         self._fragments = 0
@@ -74,6 +77,8 @@ class FrameScanner:
                 return size
             at += self._skip
             self._skip = 0
+            if self._is_closed:
+                return at
             came = len(self._header)
             header = self._header + bytes(data[at : at + _HEADER_BYTES_MAX])
             header_bytes = self._judge(header)
@@ -102,7 +107,9 @@ class FrameScanner:
             if length < (126 if header_bytes == 4 else 1 << 16) or length >> 63:
                 self.violation = Violation(CloseCode.PROTOCOL_ERROR, "a length that is not encoded as it must be")
                 return 0
-        if not opcode & _IS_CONTROL:
+        if opcode == CLOSE:
+            self._is_closed = True
+        elif not opcode & _IS_CONTROL:
             self._count(opcode, length, is_last=bool(first & _FIN))
         self._skip = length + _MASKING_KEY_BYTES
         return header_bytes

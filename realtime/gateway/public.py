@@ -60,4 +60,4 @@ def pages(config: ServerConfig) -> dict[str, Page]:
 
 
 def _file(file: Traversable, headers: Mapping[str, str]) -> Page:
-    return Page(200, _TYPES[file.name.rpartition(".")[2]], file.read_bytes(), _HEADERS | headers)
+    return Page(200, _TYPES[file.name.rpartition(".")[2]], file.read_bytes(), {**_HEADERS, **headers})

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -25,24 +25,14 @@ from realtime.errors import CloseCode, ErrorCode, Refused
 from realtime.gateway.complaints import Complaints
 from realtime.gateway.flush import Flusher
 from realtime.gateway.identity import Denied, Identified, Identity
-from realtime.gateway.turns import Bucket, Turn
+from realtime.gateway.turns import Bucket, Load, Turn
 from realtime.geo import view_boxes
-from realtime.messages import (
-    CheckRequest,
-    ClientMessage,
-    Identify,
-    JobsShown,
-    Ping,
-    Publish,
-    Refresh,
-    Subscribe,
-    Unsubscribe,
-    View,
-)
 from realtime.node import Node
 from realtime.values import parse_id, parse_version
 
 logger = logging.getLogger(__name__)
+
+REQUESTS_SHARE_MAX = 0.1  # of the processor's time, for the views, refreshes and checks of one session
 
 
 class Wire(Protocol):
@@ -103,7 +93,8 @@ class Session:
         self._view: EngineView | None = None  # accepted, waits for its turn
         self._have: dict[str, int] | None = None  # believed, goes with the next view that is applied
         turn_s = 1 / self._limits.views_per_s
-        self._look, self._refresh, self._check = Turn(turn_s), Turn(turn_s), Turn(turn_s)
+        self._load = Load(REQUESTS_SHARE_MAX)
+        self._look, self._refresh, self._check = (Turn(turn_s, self._load) for _ in range(3))
         self._pong: bytes | None = None  # the newest, waits for the socket
         self._is_taken = False  # the engine gave it out while the socket was paused
         self._publishing: asyncio.Task[None] | None = None
@@ -134,10 +125,10 @@ class Session:
             return
         try:
             if self.number == 0 and self._gate.identity.allows_anonymous and value.get("type") != "identify":
-                self._identify(Identify())  # any other first message stands for it, also one that is refused
+                self._identify(messages.Identify())  # any other first message stands for it, also one that is refused
             message = messages.to_message(value)
             if self.number == 0:
-                self._identify(message if isinstance(message, Identify) else Identify())
+                self._identify(message if isinstance(message, messages.Identify) else messages.Identify())
             else:
                 self._on[type(message)](self, message, value)
         except Refused as refused:
@@ -187,7 +178,7 @@ class Session:
         self.close(CloseCode.BUG, "internal error")
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> Literal["json", "msgpack"]:
         """How its frames are written: json or msgpack."""
         return "json" if self._wire is None or self._wire.is_text else "msgpack"
 
@@ -201,7 +192,7 @@ class Session:
         error = messages.Error(refused.code, refused.message)
         self.send(error if reference is None else messages.Error(refused.code, refused.message, reference))
 
-    def _identify(self, message: Identify) -> None:
+    def _identify(self, message: messages.Identify) -> None:
         wire = self._wire
         assert wire is not None
         try:
@@ -232,13 +223,13 @@ class Session:
 
     # Messages
 
-    def _on_identify(self, message: Identify, value: dict[str, Any]) -> None:
+    def _on_identify(self, message: messages.Identify, value: dict[str, Any]) -> None:
         raise Refused(ErrorCode.UNSUPPORTED, "identify: refreshing a token is not supported yet")
 
-    def _on_unsupported(self, message: Subscribe | Unsubscribe | JobsShown, value: dict[str, Any]) -> None:
+    def _on_unsupported(self, message: messages.Subscribe | messages.Unsubscribe | messages.JobsShown, value: dict[str, Any]) -> None:
         raise Refused(ErrorCode.UNSUPPORTED, f"{value['type']}: not supported yet")
 
-    def _on_ping(self, message: Ping, value: dict[str, Any]) -> None:
+    def _on_ping(self, message: messages.Ping, value: dict[str, Any]) -> None:
         wire = self._wire
         assert wire is not None
         pong = messages.encode(messages.Pong(message.t), wire.is_text)
@@ -247,10 +238,10 @@ class Session:
         else:
             wire.send_control(pong)
 
-    def _on_view(self, message: View, value: dict[str, Any]) -> None:
+    def _on_view(self, message: messages.View, value: dict[str, Any]) -> None:
         if message.last:
             value = self._stored_view(value)
-            message = msgspec.convert(value, View)
+            message = msgspec.convert(value, messages.View)
         if message.have is not None and self._has_looked:
             raise Refused(ErrorCode.BAD_VIEW, "have: only the first view of a connection may have it")
         view, have = self._parse_view(message), self._parse_have(message)
@@ -269,7 +260,7 @@ class Session:
             raise Refused(ErrorCode.UNAVAILABLE, "last: no view of this user is stored")
         return stored | {name: value[name] for name in ("id", "have", "world", "away_ms") if name in value}
 
-    def _parse_view(self, message: View) -> EngineView:
+    def _parse_view(self, message: messages.View) -> EngineView:
         if message.bbox is msgspec.UNSET:
             raise Refused(ErrorCode.BAD_VIEW, "bbox: required; null shows nothing")
         boxes = view_boxes(message.bbox)
@@ -282,7 +273,7 @@ class Session:
         filter = None if message.filter is None else parse_filter(message.filter, self.who.user, self._limits)
         return EngineView(boxes, message.zoom, filter, ids, message.max_hz or 0.0, message.id)
 
-    def _parse_have(self, message: View) -> dict[str, int] | None:
+    def _parse_have(self, message: messages.View) -> dict[str, int] | None:
         """Return what the client holds, if that can be believed: of this world, and not away for too long."""
         if message.have is None:
             return None
@@ -296,13 +287,13 @@ class Session:
         is_fresh = message.away_ms is not None and message.away_ms < self._limits.tombstone_s * 1000
         return have if is_ours and is_fresh else None
 
-    def _on_refresh(self, message: Refresh, value: dict[str, Any]) -> None:
+    def _on_refresh(self, message: messages.Refresh, value: dict[str, Any]) -> None:
         self._refresh.ask(self._ready)
 
-    def _on_check(self, message: CheckRequest, value: dict[str, Any]) -> None:
+    def _on_check(self, message: messages.CheckRequest, value: dict[str, Any]) -> None:
         self._check.ask(self._ready)
 
-    def _on_publish(self, message: Publish, value: dict[str, Any]) -> None:
+    def _on_publish(self, message: messages.Publish, value: dict[str, Any]) -> None:
         if self.who.may_publish is None:
             raise Refused(ErrorCode.FORBIDDEN, "publish: this session may not")
         assert self._wire is not None
@@ -311,7 +302,7 @@ class Session:
         self._gate.tasks.add(self._publishing)
         self._publishing.add_done_callback(self._gate.tasks.discard)
 
-    async def _publish(self, message: Publish, allows: Callable[[str], bool]) -> None:
+    async def _publish(self, message: messages.Publish, allows: Callable[[str], bool]) -> None:
         """Apply a batch in slices; what the client sends meanwhile waits, so that its messages keep their order."""
         try:
             await self._publish_all(message, allows)
@@ -325,28 +316,21 @@ class Session:
         if self._publishing is None and self._wire is not None:
             self._wire.hold_reading(False)
 
-    async def _publish_all(self, message: Publish, allows: Callable[[str], bool]) -> None:
+    async def _publish_all(self, message: messages.Publish, allows: Callable[[str], bool]) -> None:
         result = await self._node.publish_sliced(message.updates, allows)
-        ack = messages.Ack(
-            result.accepted,
-            result.unchanged,
-            result.stale,
-            result.rejected,
-            result.rejected_total,
-            msgspec.UNSET if message.id is None else message.id,
-        )
-        self.send(ack)
+        id = msgspec.UNSET if message.id is None else message.id
+        self.send(messages.Ack(result.accepted, result.unchanged, result.stale, result.rejected, result.rejected_total, id))
 
-    _on: Mapping[type[ClientMessage], Callable[[Session, Any, dict[str, Any]], None]] = {
-        Identify: _on_identify,
-        View: _on_view,
-        Refresh: _on_refresh,
-        CheckRequest: _on_check,
-        Publish: _on_publish,
-        Subscribe: _on_unsupported,
-        Unsubscribe: _on_unsupported,
-        JobsShown: _on_unsupported,
-        Ping: _on_ping,
+    _on: Mapping[type[messages.ClientMessage], Callable[[Session, Any, dict[str, Any]], None]] = {
+        messages.Identify: _on_identify,
+        messages.View: _on_view,
+        messages.Refresh: _on_refresh,
+        messages.CheckRequest: _on_check,
+        messages.Publish: _on_publish,
+        messages.Subscribe: _on_unsupported,
+        messages.Unsubscribe: _on_unsupported,
+        messages.JobsShown: _on_unsupported,
+        messages.Ping: _on_ping,
     }
 
     # State lane
@@ -359,6 +343,7 @@ class Session:
         engine = self._node.engine
         if self.number == 0 or self._is_over:
             return
+        begin = time.thread_time()
         if self._look.is_due and self._view is not None:
             view, have, self._view, self._have = self._view, self._have, None, None
             self._look.done()
@@ -366,8 +351,13 @@ class Session:
         if self._refresh.is_due:
             self._refresh.done()
             engine.refresh(self.number, now)
+        self._charge(begin)
         self._send_check()
         self._gate.flusher.wake()
+
+    def _charge(self, begin: float) -> None:
+        """Note what a request cost since `begin`, in time of the processor: what else runs is not the client's fault."""
+        self._load.add(time.thread_time() - begin, asyncio.get_running_loop().time())
 
     def flush(self, now: float) -> None:
         """Write the next delta; while the socket takes none, it waits in the outbox."""
@@ -389,7 +379,9 @@ class Session:
         wire = self._wire
         if wire is None or wire.is_paused or not self._check.is_due:
             return
+        begin = time.thread_time()
         check = self._node.engine.check(self.number)
+        self._charge(begin)
         if check is not None:
             self._check.done()
             wire.send_state(messages.encode(messages.Check(*check), wire.is_text))

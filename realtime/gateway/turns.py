@@ -1,7 +1,8 @@
 """How often a session may ask: a bucket for its messages, and turns for what it asks of the engine.
 
 Law: what comes too often is either counted against the client (`Bucket`) or waits (`Turn`); of what waits there is
-never more than one.
+never more than one. Who asks for what takes long waits the longer, so that no session takes more than its share of
+the processor by asking.
 """
 
 from __future__ import annotations
@@ -33,13 +34,28 @@ class Bucket:
         return True
 
 
+class Load:
+    """What a session's requests have cost: after each it rests, so that they take at most `share_max` of the time."""
+
+    __slots__ = ("_share_max", "rests_until")
+
+    def __init__(self, share_max: float) -> None:
+        self._share_max = share_max
+        self.rests_until = float("-inf")  # in the loop's time
+
+    def add(self, cost_s: float, now: float) -> None:
+        """Note what a request has cost."""
+        self.rests_until = max(self.rests_until, now) + cost_s / self._share_max
+
+
 class Turn:
-    """One kind of request: the newest one waits until `interval_s` after the last one was performed."""
+    """One kind of request: the newest one waits until `interval_s` after the last one was performed, and while the session rests."""
 
-    __slots__ = ("_interval_s", "_is_pending", "_last", "_timer", "is_due")
+    __slots__ = ("_interval_s", "_is_pending", "_last", "_load", "_timer", "is_due")
 
-    def __init__(self, interval_s: float) -> None:
+    def __init__(self, interval_s: float, load: Load) -> None:
         self._interval_s = interval_s
+        self._load = load
         self._last = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._is_pending = False
@@ -51,7 +67,7 @@ class Turn:
             return
         self._is_pending = True
         loop = asyncio.get_running_loop()
-        wait = self._last + self._interval_s - loop.time()
+        wait = max(self._last + self._interval_s, self._load.rests_until) - loop.time()
         if wait > 0:
             self._timer = loop.call_later(wait, self._come, ready)
         else:

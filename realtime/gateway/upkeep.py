@@ -73,6 +73,9 @@ class Newcomer(Protocol):
     def expire(self) -> None:
         """It took too long."""
 
+    def evict(self) -> None:
+        """A newer one needs its place."""
+
 
 class Kept(Protocol):
     """A connection, as it is kept here."""

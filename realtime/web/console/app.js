@@ -9,12 +9,17 @@ import { connect } from "/client.js";
 import { Camera } from "./camera.js";
 import { FilterEditor } from "./editor.js";
 import { Ground } from "./ground.js";
-import { Inspector, Kinds, Panel } from "./panel.js";
+import { Inspector } from "./inspector.js";
+import { Labels } from "./labels.js";
+import { Notices } from "./notices.js";
+import { Kinds, Panel } from "./panel.js";
 import { Points } from "./points.js";
 
 const by = (id) => document.getElementById(id);
 const KNOWN_KINDS = { bus: 1, aircraft: 2, quake: 3, town: "town" };
-const EMPTY_AFTER_MS = 2500;
+const RATIO_MAX = 2; // more pixels than this nobody sees, and each of them costs
+const FRAME_TIMES_MAX = 600;
+const PICK_PX = 250; // how far from the middle the keyboard picks
 const IS_SMALL = matchMedia("(max-width: 640px)");
 
 // Colours, as the style sheet has them
@@ -37,32 +42,33 @@ function readColors() {
   };
   for (const name of ["sea", "land", "shore", "label", "halo", "text", "accent"]) colors[name] = value(name);
 }
-const preferred = matchMedia("(prefers-color-scheme: light)");
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
   readColors();
   invalidate(true);
 }
 
-// Where one looks, as the address remembers it: #zoom/lat/lon
-
 const camera = new Camera();
-const place = /^#([\d.]+)\/(-?[\d.]+)\/(-?[\d.]+)/.exec(location.hash);
-
 const client = connect(undefined, { bbox: null, zoom: camera.zoom });
 const ground = new Ground(by("ground"), camera, () => invalidate(true));
 const points = new Points(by("points"), camera, client.tracks);
+const labels = new Labels(by("labels"), by("scale"), camera, () => invalidate(true));
 const panel = new Panel();
-const inspector = new Inspector(() => follow(performance.now()), () => choose(null));
-const kinds = new Kinds(look);
+const inspector = new Inspector(followAnew, () => choose(null));
+const kinds = new Kinds(filterAnew);
 const editor = new FilterEditor(
   { box: by("editor"), field: by("filter"), marks: by("marks"), error: by("filter-error"), apply: by("apply"), clear: by("clear") },
   (filter) => {
     typed = filter;
-    look();
+    filterAnew();
   },
 );
-let typed; // the filter of the editor
+const notices = new Notices(client, by("notice"), by("notice-text"), by("notice-act"), showWorld);
+
+// Frames
+
+const frameTimes = []; // milliseconds that drawing took, the last few hundred; read by tests and the curious
+window.realtimeConsole = { client, camera, points, frameTimes };
 let isGroundStale = true;
 let isFrameAsked = false;
 
@@ -73,34 +79,25 @@ function invalidate(withGround = false) {
   requestAnimationFrame(draw);
 }
 
-const frameTimes = []; // milliseconds that drawing took, the last 600; read by tests and the curious
-window.realtimeConsole = { client, camera, points, frameTimes };
-
-function draw(now) {
+function draw() {
   isFrameAsked = false;
   const begin = performance.now();
   follow(begin);
-  const ratio = Math.min(devicePixelRatio || 1, 2);
+  const ratio = Math.min(devicePixelRatio || 1, RATIO_MAX);
   if (isGroundStale) {
     isGroundStale = false;
     ground.draw(colors, ratio);
+    labels.draw(colors, ratio);
   }
   points.draw(colors, ratio, begin, inspector.id);
   frameTimes.push(performance.now() - begin);
-  if (frameTimes.length > 600) frameTimes.shift();
-  if (points.isMoving(now)) invalidate();
-}
-
-function follow(now) {
-  const position = inspector.follows && inspector.id !== null ? points.position(inspector.id, now) : null;
-  if (position && (Math.abs(position[0] - camera.x) > 1e-9 || Math.abs(position[1] - camera.y) > 1e-9)) {
-    camera.set({ x: position[0], y: position[1] });
-  }
+  if (frameTimes.length > FRAME_TIMES_MAX) frameTimes.shift();
+  if (points.isMoving(begin)) invalidate();
 }
 
 function resize() {
-  const ratio = Math.min(devicePixelRatio || 1, 2);
-  for (const canvas of [by("ground"), by("points")]) {
+  const ratio = Math.min(devicePixelRatio || 1, RATIO_MAX);
+  for (const canvas of [by("ground"), by("points"), by("labels")]) {
     canvas.width = Math.round(innerWidth * ratio);
     canvas.height = Math.round(innerHeight * ratio);
   }
@@ -109,24 +106,29 @@ function resize() {
 
 // What is asked of the server
 
-function look() {
-  const parts = [...kinds.hidden].map((kind) => ["!=", ["kind"], kind]);
-  if (typed !== undefined) parts.push(typed);
+camera.onChange(() => {
+  client.look({ bbox: camera.bbox().map((degrees) => Number(degrees.toFixed(6))), zoom: Number(camera.zoom.toFixed(2)) });
+  invalidate(true);
+});
+
+let typed; // the filter of the editor
+const asked = new Map(); // the last few filters asked for, as JSON -> what was typed of each
+
+function filterAnew() {
+  const parts = [typed, kinds.filter].filter((part) => part !== undefined);
   const filter = parts.length > 1 ? ["all", ...parts] : parts[0];
-  const ids = inspector.follows && inspector.id !== null ? [inspector.id] : undefined;
-  client.look({ bbox: camera.bbox().map((degrees) => Number(degrees.toFixed(6))), zoom: Number(camera.zoom.toFixed(2)), filter, ids });
+  asked.set(JSON.stringify(filter), typed);
+  if (asked.size > 16) asked.delete(asked.keys().next().value);
+  client.look({ filter });
+  notices.stir();
 }
 
-let hashTimer = 0;
-camera.onChange(() => {
-  look();
-  invalidate(true);
-  clearTimeout(hashTimer);
-  hashTimer = setTimeout(() => {
-    const lon = (camera.x - 0.5) * 360;
-    const [, south, , north] = camera.bbox();
-    history.replaceState(null, "", `#${camera.zoom.toFixed(2)}/${((south + north) / 2).toFixed(4)}/${lon.toFixed(4)}`);
-  }, 300);
+client.on("error", ({ code, message, view }) => {
+  if (code !== "bad_filter") return notices.tell(message);
+  const isCombined = JSON.stringify(view?.filter) !== JSON.stringify(typed);
+  editor.refuse(isCombined && message.startsWith("filter[1]") ? `filter${message.slice("filter[1]".length)}` : message);
+  // The client now goes back to the filter that the server took last: so does what the chips are combined with.
+  queueMicrotask(() => (typed = asked.get(JSON.stringify(client.view.filter))));
 });
 
 // What comes back
@@ -134,112 +136,117 @@ camera.onChange(() => {
 client.on("change", (change) => {
   points.apply(change, performance.now());
   if (inspector.id !== null) {
-    const feature = client.entities.get(inspector.id);
     const left = change.left.find(({ id }) => id === inspector.id);
-    if (left) inspector.gone(left.reason);
-    else if (feature && change.before.has(feature.id)) inspector.show(feature, colors);
+    inspector.update(client.entities.get(inspector.id), left?.reason, colors);
   }
-  lastChange = performance.now();
-  if (!wasChecked && !change.isFilling) wasChecked = client.check(); // the first comparison comes at once, not after ten seconds
+  if (!change.isFilling && !client.stats.checks) client.check(); // the first one need not wait
+  notices.stir();
   invalidate();
 });
 
-client.on("error", ({ code, message }) => {
-  if (code === "bad_filter") editor.refuse(shifted(message));
-  else notice(message, "error");
+const STATES = { connecting: ["connecting", "warn"], open: ["live", "good"], closed: ["reconnecting", "bad"] };
+client.on("status", ({ state, retry_ms }) => {
+  const [text, lamp] = STATES[state];
+  by("state").textContent = retry_ms === null ? "closed" : text;
+  by("lamp").className = `lamp ${lamp}`;
+  by("map").classList.toggle("stale", state !== "open" && client.stats.connections > 0);
+  notices.show();
 });
 
-/** The editor's filter may stand inside an `all` with the chips' filters: take their share of the place away. */
-function shifted(message) {
-  const inner = kinds.hidden.size ? `filter[${kinds.hidden.size + 1}]` : null;
-  return inner && message.startsWith(inner) ? `filter${message.slice(inner.length)}` : message;
-}
-
-let wasChecked = false;
-let lastChange = performance.now();
-let openedAt = 0;
-client.on("status", (status) => {
-  const names = { connecting: "connecting", open: "live", closed: status.retry_ms === null ? "closed" : "reconnecting" };
-  by("state").textContent = names[status.state];
-  by("lamp").className = `lamp ${status.state === "open" ? "good" : status.state === "closed" ? "bad" : "warn"}`;
-  if (status.state === "open") openedAt = performance.now();
-  tick();
-});
-
-client.on("stats", () => panel.show(client, colors));
-
-// Notices: disconnected, empty, refused
-
-let told = null; // { text, until }
-function notice(text, kind) {
-  told = { text, until: performance.now() + (kind === "error" ? 8000 : 4000) };
-  tick();
-}
-
-function tick() {
-  const now = performance.now();
+setInterval(() => {
   inspector.age();
   kinds.show(client.entities, colors);
-  const { status } = client;
-  const isEmpty = status.state === "open" && !client.entities.size && now - Math.max(openedAt, lastChange) > EMPTY_AFTER_MS;
-  let text = "";
-  let act = null;
-  if (status.state === "closed") {
-    text = status.retry_ms === null ? `Closed: ${status.reason || status.code}.` : "The connection is lost. What you see is from before; it is coming back by itself.";
-    act = ["Try now", () => client.connect()];
-  } else if (told && told.until > now) {
-    text = told.text;
-  } else if (isEmpty && client.view.filter !== undefined && client.view.filter !== null) {
-    text = "Nothing here passes the filter.";
-  } else if (isEmpty) {
-    text = "Nothing here yet. Zoom out, or publish something.";
-    act = ["Show the world", () => camera.set({ zoom: 0 })];
-  }
-  by("notice").hidden = !text;
-  by("notice-text").textContent = text;
-  by("notice-act").hidden = !act;
-  if (act) {
-    by("notice-act").textContent = act[0];
-    by("notice-act").onclick = act[1];
-  }
-}
-setInterval(tick, 500);
+  notices.show();
+}, 500);
+setInterval(() => panel.show(client, colors), 1000);
 
 // What a person does
 
 function choose(id) {
+  const wasFollowing = inspector.follows;
   inspector.show(id === null ? null : (client.entities.get(id) ?? null), colors);
-  if (IS_SMALL.matches) by("panel").hidden = id !== null || !isPanelOpen;
-  look();
+  if (IS_SMALL.matches) by("panel").hidden = inspector.id !== null || !isPanelOpen; // there is room for one of them
+  if (wasFollowing) followAnew();
   invalidate();
+}
+
+/** An entity that is followed is shown wherever it goes. */
+function followAnew() {
+  client.look({ ids: inspector.follows ? [inspector.id] : undefined });
+  invalidate();
+}
+
+function follow(now) {
+  const position = inspector.follows ? points.position(inspector.id, now) : null;
+  if (position && (Math.abs(position[0] - camera.x) > 1e-9 || Math.abs(position[1] - camera.y) > 1e-9)) {
+    camera.set({ x: position[0], y: position[1] });
+  }
+}
+
+function stopFollowing() {
+  if (!inspector.follows) return;
+  inspector.setFollows(false);
+  followAnew();
+}
+
+function showWorld() {
+  stopFollowing();
+  camera.showWorld(isPanelOpen && !IS_SMALL.matches ? by("panel").getBoundingClientRect().right : 0);
 }
 
 let isPanelOpen = !IS_SMALL.matches;
 function fold(isOpen) {
   isPanelOpen = isOpen;
+  if (isOpen && IS_SMALL.matches) choose(null);
   by("panel").hidden = !isOpen;
   by("fold").setAttribute("aria-expanded", String(isOpen));
+  document.body.classList.toggle("folded", !isOpen);
 }
 
-camera.listen(by("map"), (at) => choose(points.find(at, performance.now())));
+camera.listen(by("map"), { onTap: (at) => choose(points.find(at, performance.now())), onPan: stopFollowing, onWorld: showWorld });
 by("zoom-in").addEventListener("click", () => camera.set({ zoom: camera.zoom + 1 }));
 by("zoom-out").addEventListener("click", () => camera.set({ zoom: camera.zoom - 1 }));
-by("world").addEventListener("click", () => camera.set({ x: 0.5, y: 0.42, zoom: 0 }));
+by("world").addEventListener("click", showWorld);
 const flip = () => setTheme(colors.theme === "dark" ? "light" : "dark");
 by("theme").addEventListener("click", flip);
 by("fold").addEventListener("click", () => fold(!isPanelOpen));
 by("tiles").addEventListener("change", (event) => (ground.tileUrl = event.target.value.trim()));
+by("map").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault(); // or it would press the button that gets the focus
+  choose(points.find([camera.width / 2, camera.height / 2], performance.now(), PICK_PX));
+  if (inspector.id !== null) by("entity-close").focus();
+});
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("input, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "t") flip();
   if (event.key === "p") fold(!isPanelOpen);
-  if (event.key === "Escape") choose(null);
+  if (event.key === "Escape" && inspector.id !== null) {
+    if (by("inspector").contains(document.activeElement)) by("map").focus();
+    choose(null);
+  }
 });
-preferred.addEventListener("change", () => setTheme(preferred.matches ? "light" : "dark"));
+const prefersLight = matchMedia("(prefers-color-scheme: light)");
+prefersLight.addEventListener("change", () => setTheme(prefersLight.matches ? "light" : "dark"));
 addEventListener("resize", resize);
 
-setTheme(preferred.matches ? "light" : "dark");
+// Where one looks, as the address remembers it: #zoom/lat/lon
+
+function goToAddress() {
+  const place = /^#([\d.]+)\/(-?[\d.]+)\/(-?[\d.]+)/.exec(location.hash)?.slice(1).map(Number);
+  if (place?.every(Number.isFinite)) camera.goto(place[2], place[1], place[0]);
+  else showWorld();
+}
+let addressTimer = 0;
+camera.onChange(() => {
+  clearTimeout(addressTimer);
+  addressTimer = setTimeout(() => history.replaceState(null, "", `#${camera.address}`), 300);
+});
+addEventListener("hashchange", goToAddress);
+
+setTheme(document.documentElement.dataset.theme);
 fold(isPanelOpen);
-if (place) camera.goto(Number(place[3]), Number(place[2]), Number(place[1]));
 resize();
-ground.load().catch(() => notice("The land outlines could not be loaded.", "error"));
+goToAddress();
+ground.load().catch(() => notices.tell("The land outlines could not be loaded."));
+labels.load().catch(() => notices.tell("The names of towns could not be loaded."));

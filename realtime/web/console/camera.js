@@ -9,6 +9,8 @@ const LATITUDE_MAX = 85.051129;
 const ZOOM_MIN = 0.4;
 const ZOOM_MAX = 19;
 const KEY_STEP_PX = 110;
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const slackPx = ({ pointerType }) => (pointerType === "mouse" ? 4 : 10); // no finger holds still
 
 export const toX = (lon) => lon / 360 + 0.5;
 export const toY = (lat) => {
@@ -20,8 +22,8 @@ export const toLat = (y) => (Math.atan(Math.sinh(Math.PI * (1 - 2 * y))) * 180) 
 
 export class Camera {
   x = 0.5;
-  y = 0.42;
-  zoom = 1.6;
+  y = 0.5;
+  zoom = ZOOM_MIN;
   width = 1;
   height = 1;
   #listeners = [];
@@ -66,6 +68,11 @@ export class Camera {
     return Math.max(ZOOM_MIN, Math.log2(this.height / 512));
   }
 
+  /** Where it looks, as an address has it: zoom/lat/lon. */
+  get address() {
+    return `${this.zoom.toFixed(2)}/${toLat(this.y).toFixed(4)}/${toLon(this.x).toFixed(4)}`;
+  }
+
   /** What is on the screen, [west, south, east, north]; east goes on above 180. */
   bbox() {
     const halfX = Math.min(0.5, this.width / 2 / this.worldPx);
@@ -78,13 +85,17 @@ export class Camera {
     ];
   }
 
-  /** Shows as much of the world as there is room for. */
-  showWorld() {
-    this.set({ x: 0.5, y: 0.42, zoom: ZOOM_MIN });
+  /** Shows the world once, as far as there is room for it; what lies left of `left` pixels does not count as room. */
+  showWorld(left = 0) {
+    const zoom = Math.max(this.#zoomMin(), Math.log2((this.width - left) / 512));
+    this.set({ x: 0.5 - left / 2 / (512 * 2 ** zoom), y: 0.42, zoom });
   }
 
-  /** Lets a person move the camera at `element`; `onTap([x, y])` is a click or tap that moved nothing, `onPan()` a move. */
-  listen(element, onTap, onPan) {
+  /**
+   * Lets a person move the camera at `element`. `onTap([x, y])`: a click or tap that moved nothing; `onPan()`: a move;
+   * `onWorld()`: the world is asked for.
+   */
+  listen(element, { onTap, onPan, onWorld }) {
     const fingers = new Map();
     let moved = 0;
     const middle = () => {
@@ -108,16 +119,16 @@ export class Camera {
       const dx = after.at[0] - before.at[0];
       const dy = after.at[1] - before.at[1];
       moved += Math.abs(dx) + Math.abs(dy) + Math.abs(after.spread - before.spread);
-      if (moved < 4) return;
+      if (moved < slackPx(event)) return;
       onPan();
-      const zoom = before.spread ? this.zoom + Math.log2(after.spread / before.spread) : this.zoom;
+      const zoom = this.zoom + (before.spread && after.spread ? Math.log2(after.spread / before.spread) : 0);
       this.set({ x: this.x - dx / this.worldPx, y: this.y - dy / this.worldPx, zoom, at: after.at });
     });
     const lift = (event) => {
       if (!fingers.delete(event.pointerId)) return;
       if (fingers.size) return;
       element.classList.remove("dragging");
-      if (event.type === "pointerup" && moved < 4) onTap([event.clientX, event.clientY]);
+      if (event.type === "pointerup" && moved < slackPx(event)) onTap([event.clientX, event.clientY]);
     };
     element.addEventListener("pointerup", lift);
     element.addEventListener("pointercancel", lift);
@@ -136,22 +147,16 @@ export class Camera {
     });
     element.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
-      const act = this.#keys[event.key];
-      if (!act) return;
+      const { key } = event;
+      const [dx, dy] = ARROWS[key] ?? [0, 0];
+      if (key in ARROWS) {
+        onPan();
+        this.set({ x: this.x + (dx * KEY_STEP_PX) / this.worldPx, y: this.y + (dy * KEY_STEP_PX) / this.worldPx });
+      } else if (key === "+" || key === "=") this.set({ zoom: this.zoom + 0.5 });
+      else if (key === "-") this.set({ zoom: this.zoom - 0.5 });
+      else if (key === "0") onWorld();
+      else return;
       event.preventDefault();
-      if (event.key.startsWith("Arrow")) onPan();
-      act(KEY_STEP_PX / this.worldPx);
     });
   }
-
-  #keys = {
-    ArrowLeft: (step) => this.set({ x: this.x - step }),
-    ArrowRight: (step) => this.set({ x: this.x + step }),
-    ArrowUp: (step) => this.set({ y: this.y - step }),
-    ArrowDown: (step) => this.set({ y: this.y + step }),
-    "+": () => this.set({ zoom: this.zoom + 0.5 }),
-    "=": () => this.set({ zoom: this.zoom + 0.5 }),
-    "-": () => this.set({ zoom: this.zoom - 0.5 }),
-    0: () => this.showWorld(),
-  };
 }

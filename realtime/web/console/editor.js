@@ -91,7 +91,7 @@ function outline(text) {
   };
   const expect = (character) => {
     take(SPACE);
-    if (text[at] !== character) fail(`${character} is missing`);
+    if (text[at] !== character) fail(`"${character}" is missing`);
     at += 1;
   };
   const readItems = (close) => {
@@ -107,7 +107,7 @@ function outline(text) {
       }
       items.push(read());
       take(SPACE);
-      if (text[at] !== close && text[at] !== ",") fail(`, or ${close} is missing`);
+      if (text[at] !== close && text[at] !== ",") fail(`"," or "${close}" is missing`);
     }
     at += 1;
     return items;

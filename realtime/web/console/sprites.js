@@ -72,10 +72,10 @@ function drawLook(context, { kind, size, isArrow }, step, colors) {
   const radius = kind === "town" ? 1.3 + step * 0.15 : 1.9 + step * 0.45 + (size - 1) * 1.9;
   context.fillStyle = colors.ofKind(kind);
   context.strokeStyle = colors.sea;
-  context.lineWidth = 1;
+  context.lineWidth = step > 2 ? 1 : 0.7;
   context.beginPath();
   if (isArrow) {
-    const length = radius * 1.7;
+    const length = radius * 1.8;
     context.moveTo(0, -length);
     context.lineTo(length * 0.68, length * 0.8);
     context.lineTo(0, length * 0.42);
@@ -85,7 +85,7 @@ function drawLook(context, { kind, size, isArrow }, step, colors) {
   context.globalAlpha = size > 1 ? 0.62 : 1;
   context.fill();
   context.globalAlpha = 1;
-  if (step > 2 && kind !== "town") context.stroke();
+  if ((step > 2 || isArrow) && kind !== "town") context.stroke(); // so that one can tell neighbours apart
 }
 
 function pixelsOf(context, cell, width) {
