@@ -12,6 +12,9 @@ from bench.client import RECEIVE_BUFFER_BYTES, Tally, Viewer
 from bench.report import city_verdicts, conclude, load_warnings, print_rows, window_rows, write_json
 from bench.trial import Options, Trial
 
+REFRESHES = 3
+REFRESH_INTERVAL_S = 0.2  # above what `views_per_s` allows, so that each is answered
+
 
 async def run_city(
     options: Options, rates: list[float], warm_up_s: float, seconds: float, stalled: float, profile_s: float, path: Path | None
@@ -20,13 +23,16 @@ async def run_city(
     windows, verdicts, texts = [], [], []
     async with Trial(options, is_hosted=profile_s > 0) as trial:
         tally, stalled_tally = Tally(), Tally()
+        places = trial.city.by_shown() if stalled else range(options.viewers)
         stalling = round(options.viewers * stalled)
-        readers = await trial.group(range(stalling, options.viewers), tally)
-        sleepers = await trial.group(range(stalling), stalled_tally, RECEIVE_BUFFER_BYTES)
+        readers = await trial.group(places[stalling:], tally)
+        sleepers = await trial.group(places[:stalling], stalled_tally, RECEIVE_BUFFER_BYTES)
         filled = trial.server.resident_bytes()
         print(f"{len(readers) + len(sleepers)} viewers, {options.entities} entities, {options.encoding}, published {options.publish}")
         print(f"  server after the fill  {filled / 1e6:,.0f} MB resident")
-        stop_reading(sleepers)
+        for viewer in sleepers:
+            viewer.stop_reading()
+        await ask_much(sleepers)
         for rate in rates:
             profiling = asyncio.ensure_future(_profile(trial, warm_up_s, profile_s))
             window = await trial.load(rate, warm_up_s, seconds, tally)
@@ -45,11 +51,12 @@ async def run_city(
     return max(int(not all(verdict.is_met for verdict in each)) for each in verdicts)
 
 
-def stop_reading(viewers: list[Viewer]) -> None:
-    """Let viewers take nothing more, with enough on its way that their sockets are full at once."""
-    for viewer in viewers:
-        viewer.send({"type": "refresh"})
-        viewer.stop_reading()
+async def ask_much(viewers: list[Viewer]) -> None:
+    """Let viewers ask for their whole view a few times: more than the buffers of a socket hold, if nobody reads it."""
+    for _ in range(REFRESHES):
+        for viewer in viewers:
+            viewer.send({"type": "refresh"})
+        await asyncio.sleep(REFRESH_INTERVAL_S)
 
 
 async def _profile(trial: Trial, warm_up_s: float, seconds: float) -> str:

@@ -3,8 +3,8 @@
 Law: phases alternate (A: all read, B: some stop) in one run against one server, alike in everything else, so that what
 the machine does meanwhile falls on both. The others are the same connections throughout.
 
-Who will stop has a small receive buffer and asks for a refresh first, in both kinds of phase, so that in B more is on
-its way than any socket holds.
+Who stops are those whose views show most, for a client to which little is sent is not noticed. They have a small receive
+buffer, and in both kinds of phase ask for their whole view a few times: in B that is more than a socket's buffers hold.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bench.city import stop_reading
+from bench.city import ask_much
 from bench.client import RECEIVE_BUFFER_BYTES, Tally
 from bench.report import STALL_RATIO_MAX, Verdict, conclude, load_warnings, mirrors_verdict, print_rows, write_json
 from bench.trial import Options, Trial, Window
@@ -37,9 +37,10 @@ async def run_stall(options: Options, rate: float, warm_up_s: float, seconds: fl
     stalling = max(1, round(options.viewers * stalled))
     async with Trial(options) as trial:
         others = Tally()
-        readers = await trial.group(range(stalling, options.viewers), others)
+        places = trial.city.by_shown()
+        readers = await trial.group(places[stalling:], others)
         for kind in "AB" * pairs:
-            phase = await _phase(trial, kind, stalling, rate, warm_up_s, seconds, others)
+            phase = await _phase(trial, kind, places[:stalling], rate, warm_up_s, seconds, others)
             phases.append(phase)
             print(f"{kind}: {stalling if kind == 'B' else 0} of {options.viewers} viewers stop reading")
             print_rows(_rows(phase))
@@ -49,14 +50,13 @@ async def run_stall(options: Options, rate: float, warm_up_s: float, seconds: fl
     return conclude([*_verdicts(phases, stalling), mirrors_verdict(mirrors)], load_warnings(phase.window for phase in phases))
 
 
-async def _phase(trial: Trial, kind: str, stalling: int, rate: float, warm_up_s: float, seconds: float, others: Tally) -> Phase:
-    sleepers = await trial.group(range(stalling), Tally(), RECEIVE_BUFFER_BYTES)
+async def _phase(trial: Trial, kind: str, stalling: list[int], rate: float, warm_up_s: float, seconds: float, others: Tally) -> Phase:
+    sleepers = await trial.group(stalling, Tally(), RECEIVE_BUFFER_BYTES)
     closed, resident = (await trial.metrics())[CLOSED], trial.server.resident_bytes()
     if kind == "B":
-        stop_reading(sleepers)
-    else:
         for viewer in sleepers:
-            viewer.send({"type": "refresh"})
+            viewer.stop_reading()
+    await ask_much(sleepers)
     window = await trial.load(rate, warm_up_s, seconds, others)
     phase = Phase(kind, window, int((await trial.metrics())[CLOSED] - closed), window.server_resident_bytes - resident)
     trial.forget(sleepers)

@@ -49,6 +49,11 @@ class City:
         looks = random.Random(f"{seed} views")
         self.views: list[BBox] = [_view(looks) for _ in range(viewers)]
 
+    def by_shown(self) -> list[int]:
+        """Return the places of the views in `views`, those that show most entities first."""
+        shown = [sum(inside(view, lon, lat) for lon, lat in self.positions) for view in self.views]
+        return sorted(range(len(shown)), key=lambda place: -shown[place])
+
     def features(self) -> Iterator[dict[str, Any]]:
         """Yield the entities as updates, as they are now."""
         for entity, (lon, lat) in enumerate(self.positions):

@@ -15,8 +15,9 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
-settings.register_profile("default", deadline=None, print_blob=True)
-settings.register_profile("long", deadline=None, print_blob=True, max_examples=2000)
+# HYPOTHESIS_PROFILE=long plays the random games for minutes, with --hypothesis-seed=N the same ones again.
+settings.register_profile("default", deadline=None, print_blob=True, stateful_step_count=40)
+settings.register_profile("long", deadline=None, print_blob=True, stateful_step_count=80, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -21,8 +21,8 @@ import uvloop
 
 from realtime.config import Config, LimitsConfig
 from realtime.gateway.connection import Connection, Handler
-from realtime.gateway.handshake import Endpoint, Page
-from realtime.gateway.websocket import Listener, listen
+from realtime.gateway.handshake import Endpoint
+from realtime.gateway.websocket import Listener, PublicGet, listen
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Running:
         *,
         loop: str = "asyncio",
         endpoint: Endpoint = MIXED,
-        pages: Mapping[str, Page] | None = None,
+        public_get: PublicGet = lambda path, headers: None,
         base: LimitsConfig | None = None,
         origins: list[str] | None = None,
         **limits: float,
@@ -84,7 +84,7 @@ class Running:
         self.closed: list[int] = []
         self._handler = handler
         self._endpoint = endpoint
-        self._pages = pages
+        self._public_get = public_get
         self._new_loop = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
@@ -105,7 +105,9 @@ class Running:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(lambda loop, context: self.errors.append(context))
         self._stop = asyncio.Event()
-        self.listener = await listen(self.config, self._make_handler, pages=self._pages, count=self._count, endpoint=self._endpoint)
+        self.listener = await listen(
+            self.config, self._make_handler, public_get=self._public_get, count=self._count, endpoint=self._endpoint
+        )
         self.port = self.listener.port
         self._ready.set()
         await self._stop.wait()

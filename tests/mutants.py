@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 from realtime.engine import Check, View
 from realtime.engine.reference import ReferenceEngine, engine, world
@@ -66,7 +67,7 @@ def _(whole: Function) -> Function:
     return lambda old, new: whole(old, new if old is None else None)
 
 
-Afterwards = Callable[[Outbox, str, Entry | None, State | None], None]
+Afterwards = Callable[[ReferenceEngine, Outbox, str, Entry | None, State | None], None]
 
 
 def _after_each_match(whole: Function, afterwards: Afterwards) -> Function:
@@ -77,38 +78,45 @@ def _after_each_match(whole: Function, afterwards: Afterwards) -> Function:
         before = [(session.outbox, session.outbox.entry(id)) for session in self._sessions.values()]
         whole(self, old, new, now)
         for outbox, entry in before:
-            afterwards(outbox, id, entry, old)
+            afterwards(self, outbox, id, entry, old)
 
     return match
 
 
 @fault("loses the held version: a later offer overwrites it", ReferenceEngine, "_match")
 def _(whole: Function) -> Function:
-    def afterwards(outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:
+    def afterwards(self: ReferenceEngine, outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:  # noqa: ARG001
         if before is not None and old is not None and id in outbox.showing:
             outbox.showing[id] = outbox.showing[id]._replace(held=old.wire)
 
     return _after_each_match(whole, afterwards)
 
 
-@fault("drops every 7th offer", ReferenceEngine, "_match")
-def _(whole: Function) -> Function:
-    offers = 0
+def losing(is_lost: Callable[[int], bool]) -> Callable[[Function], Function]:
+    """Lose the offers whose number, counted from 1 in each engine by itself, `is_lost` says; those of views are not counted."""
 
-    def afterwards(outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:  # noqa: ARG001
-        nonlocal offers
-        if before is None and outbox.entry(id) is not None:
-            offers += 1
-            if offers % 7 == 0:
-                outbox.showing.pop(id, None)
-                outbox.leaving.pop(id, None)
+    def broken(whole: Function) -> Function:
+        offers: WeakKeyDictionary[ReferenceEngine, int] = WeakKeyDictionary()
 
-    return _after_each_match(whole, afterwards)
+        def afterwards(self: ReferenceEngine, outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:  # noqa: ARG001
+            if before is None and outbox.entry(id) is not None:
+                offers[self] = offers.get(self, 0) + 1
+                if is_lost(offers[self]):
+                    outbox.showing.pop(id, None)
+                    outbox.leaving.pop(id, None)
+
+        return _after_each_match(whole, afterwards)
+
+    return broken
+
+
+LOSES_THE_FIRST_OFFER = Mutant("loses one offer", ReferenceEngine, "_match", losing(lambda number: number == 1))
+fault("drops every 7th offer", ReferenceEngine, "_match")(losing(lambda number: number % 7 == 0))
 
 
 @fault("announces what entered and left between two flushes", ReferenceEngine, "_match")
 def _(whole: Function) -> Function:
-    def afterwards(outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:  # noqa: ARG001
+    def afterwards(self: ReferenceEngine, outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:  # noqa: ARG001
         if before is not None and before.held == 0 and outbox.entry(id) is None:
             outbox.leaving[id] = before._replace(is_fill=False)
 
@@ -262,7 +270,9 @@ def _said(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Funct
 fault("never says `more`", engine, "encode_delta")(_said(lambda members: {k: v for k, v in members.items() if k != "more"}))
 fault("says `more` for ever", engine, "encode_delta")(_said(lambda members: members | {"more": True}))
 fault("counts what is shown for `total`", engine, "encode_delta")(
-    _said(lambda members: members | {"total": round(members["total"] * members["sampled"]), "sampled": 1} if "total" in members else members)
+    _said(
+        lambda members: members | {"total": round(members["total"] * members["sampled"]), "sampled": 1} if "total" in members else members
+    )
 )
 
 

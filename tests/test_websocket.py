@@ -236,19 +236,30 @@ class Page(NamedTuple):
 
 
 @both_loops
-def test_plain_pages(loop: str) -> None:
-    pages = {"/healthz": Page(200, "text/plain", b"ok\n", {"X-A": "b"}), "/long": Page(200, "text/plain", b"*" * 5_000_000, {})}
-    with Running(loop=loop, endpoint=Endpoint(), pages=pages, handshake_timeout_s=0.5) as server, bystander(server):
+def test_plain_pages(loop: str, caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[Mapping[str, str]] = []
+
+    def get(path: str, headers: Mapping[str, str]) -> Page | None:
+        asked.append(headers)
+        if path == "/raises":
+            raise RuntimeError("secret")
+        return {"/healthz": Page(200, "text/plain", b"ok\n", {"X-A": "b"}), "/long": Page(200, "text/plain", b"*" * 5_000_000, {})}.get(
+            path
+        )
+
+    with Running(loop=loop, endpoint=Endpoint(), public_get=get, handshake_timeout_s=0.5) as server, bystander(server):
         for path, status, body in (
             ("/healthz?x", 200, b"ok\n"),
             ("/none", 404, b"nothing is here\n"),
-            ("/healthz/", 404, b"nothing is here\n"),
+            ("/raises", 500, b"internal error\n"),
         ):
             with Raw(server.port) as raw:
-                raw.send(request(path, Upgrade=None, Connection="keep-alive"))
+                raw.send(request(path, Upgrade=None, Connection="keep-alive", Accept="a/b"))
                 answer = raw.answer()
                 assert (answer.status, raw.until_end()) == (status, body)
-                assert answer.headers.get("x-a") == ("b" if status == 200 else None)
+                if status == 200:
+                    assert answer.headers["x-a"] == "b"
+        assert asked[0]["accept"] == "a/b"
         with Raw(server.port) as raw:
             raw.send(request("/long"))
             raw.answer()
@@ -256,6 +267,7 @@ def test_plain_pages(loop: str) -> None:
         with Raw(server.port, receive_bytes=4096) as raw:  # and one who does not take it
             raw.send(request("/long"))
             wait(lambda: server.listener is not None and server.listener.half_open == 0, LATE * 0.5)
+    assert sum(record.exc_info is not None for record in caplog.records) == 1
 
 
 # Many, slow and silent peers before the upgrade
