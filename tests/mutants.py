@@ -85,7 +85,7 @@ def _after_each_match(whole: Function, afterwards: Afterwards) -> Function:
 
 @fault("loses the held version: a later offer overwrites it", ReferenceEngine, "_match")
 def _(whole: Function) -> Function:
-    def afterwards(self: ReferenceEngine, outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:  # noqa: ARG001
+    def afterwards(self: ReferenceEngine, outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:
         if before is not None and old is not None and id in outbox.showing:
             outbox.showing[id] = outbox.showing[id]._replace(held=old.wire)
 
@@ -98,7 +98,7 @@ def losing(is_lost: Callable[[int], bool]) -> Callable[[Function], Function]:
     def broken(whole: Function) -> Function:
         offers: WeakKeyDictionary[ReferenceEngine, int] = WeakKeyDictionary()
 
-        def afterwards(self: ReferenceEngine, outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:  # noqa: ARG001
+        def afterwards(self: ReferenceEngine, outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:
             if before is None and outbox.entry(id) is not None:
                 offers[self] = offers.get(self, 0) + 1
                 if is_lost(offers[self]):
@@ -116,7 +116,7 @@ fault("drops every 7th offer", ReferenceEngine, "_match")(losing(lambda number: 
 
 @fault("announces what entered and left between two flushes", ReferenceEngine, "_match")
 def _(whole: Function) -> Function:
-    def afterwards(self: ReferenceEngine, outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:  # noqa: ARG001
+    def afterwards(self: ReferenceEngine, outbox: Outbox, id: str, before: Entry | None, old: State | None) -> None:
         if before is not None and before.held == 0 and outbox.entry(id) is None:
             outbox.leaving[id] = before._replace(is_fill=False)
 
@@ -129,8 +129,8 @@ def _(whole: Function) -> Function:
 
 
 @fault("offers nothing when rights change", ReferenceEngine, "allow")
-def _(whole: Function) -> Function:  # noqa: ARG001
-    def allow(self: ReferenceEngine, session: int, principals: Any, now: float) -> None:  # noqa: ARG001
+def _(whole: Function) -> Function:
+    def allow(self: ReferenceEngine, session: int, principals: Any, now: float) -> None:
         self._sessions[session].principals = frozenset(principals) | PUBLIC
 
     return allow
@@ -170,21 +170,21 @@ fault("ignores `max_hz`", ReferenceEngine, "look")(_look_at(lambda view: view._r
 
 
 @fault("never chooses a sample", engine, "must_choose")
-def _(whole: Function) -> Function:  # noqa: ARG001
-    return lambda shown, threshold, shown_max: False  # noqa: ARG005
+def _(whole: Function) -> Function:
+    return lambda shown, threshold, shown_max: False
 
 
 @fault("keeps a stale sample when the view gets empty", engine, "must_choose")
 def _(whole: Function) -> Function:
-    return lambda shown, threshold, shown_max: whole(shown, None, shown_max)  # noqa: ARG005
+    return lambda shown, threshold, shown_max: whole(shown, None, shown_max)
 
 
 # What a client holds
 
 
 @fault("believes versions of `have` that it does not know", ReferenceEngine, "_believe")
-def _(whole: Function) -> Function:  # noqa: ARG001
-    return lambda self, session, id, version: version  # noqa: ARG005
+def _(whole: Function) -> Function:
+    return lambda self, session, id, version: version
 
 
 @fault("forgets the dead among what `have` names", ReferenceEngine, "look")
@@ -196,7 +196,7 @@ def _(whole: Function) -> Function:
 
 
 @fault("answers a refresh without a reset", ReferenceEngine, "refresh")
-def _(whole: Function) -> Function:  # noqa: ARG001
+def _(whole: Function) -> Function:
     return lambda self, session, now: self.look(session, self._sessions[session].view, None, now)
 
 

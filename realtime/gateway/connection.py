@@ -53,13 +53,13 @@ class Handler(Protocol):
 
 
 class FrameWriter(Protocol):
-    """Writes frames to the socket; picows' transport is one."""
+    """Writes frames to the socket."""
 
     @property
-    def underlying_transport(self) -> asyncio.Transport:
+    def transport(self) -> asyncio.Transport:
         """The socket's transport."""
 
-    def send(self, opcode: int, message: bytes) -> None:
+    def send(self, opcode: int, payload: bytes) -> None:
         """Write a frame."""
 
     def send_close(self, code: int, reason: bytes) -> None:
@@ -188,7 +188,7 @@ class Connection:
         """The upgrade is done and the 101 written."""
         now = self._upkeep.loop.time()
         self._writer = writer
-        self._transport = writer.underlying_transport
+        self._transport = writer.transport
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH_BYTES, low=WRITE_BUFFER_LOW_BYTES)
         self._fileno = self._transport.get_extra_info("socket").fileno()
         self.is_open = True

@@ -15,7 +15,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 from picows import WSListener, WSTransport, WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener
 from picows.picows import WSFrame, WSProtocol  # type: ignore[attr-defined]
@@ -78,6 +78,9 @@ TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux; the socke
 # small messages, and is idle most of the time.
 READ_BUFFER_BYTES = 4096
 
+# Up to here picows copies a frame before it hands it to the transport.
+COPIED_BYTES_MAX = 8192
+
 
 class _PicowsLog:
     """What picows logs to. Bad frames are counted here, and its lines about each connection would be two per client.
@@ -101,6 +104,38 @@ class _PicowsLog:
 _PICOWS_LOG = _PicowsLog()
 
 
+class _Writer:
+    """Writes frames for a connection."""
+
+    __slots__ = ("_picows", "transport")
+
+    def __init__(self, picows: Any) -> None:  # a WSTransport; opcodes and codes are enums in its types, and C ints underneath
+        self._picows = picows
+        self.transport: asyncio.Transport = picows.underlying_transport
+
+    def send(self, opcode: int, payload: bytes) -> None:
+        """Write a frame.
+
+        A long one is not left to picows: it hands the transport a view of the header in a buffer of its own, and
+        overwrites that with the next frame, while uvloop and asyncio may still have to send it. `writelines` will not
+        do either: in Python 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1 asyncio's never says that the buffer is full.
+        """
+        size = len(payload)
+        if size <= COPIED_BYTES_MAX:
+            self._picows.send(opcode, payload)
+        elif not self._picows.is_close_frame_sent:
+            header = (
+                bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big")
+                if size < 1 << 16
+                else bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big")
+            )
+            self.transport.write(header + payload)
+
+    def send_close(self, code: int, reason: bytes) -> None:
+        """Write a close frame; nothing can be written after it."""
+        self._picows.send_close(code, reason)
+
+
 class _Frames(WSListener):
     """Hands picows' events on to the connection."""
 
@@ -110,7 +145,7 @@ class _Frames(WSListener):
         self._connection = connection
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        self._connection.opened(transport)  # type: ignore[arg-type] # opcodes and codes are enums there, and C ints underneath
+        self._connection.opened(_Writer(transport))
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         self._connection.receive(frame.msg_type.value, bool(frame.fin), frame.get_payload_as_bytes())

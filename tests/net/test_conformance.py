@@ -262,6 +262,18 @@ def test_many_messages_in_one_piece_and_in_odd_pieces(server: Running) -> None:
             assert [raw.frame() for _ in expected] == [Frame(BINARY, message) for message in expected]
 
 
+def test_long_and_short_messages_mixed_to_a_slow_reader(server: Running) -> None:
+    """Many wait in the transport at once; each keeps its own header."""
+    sizes = (30_000, 9_000, 5, 9_000, 8_192, 8_193, 0, 150_000)
+    messages = [bytes([n + 1]) * sizes[n % len(sizes)] for n in range(40)]
+    with connect(server.port, receive_bytes=4096) as raw:
+        raw.send(b"".join(frame(BINARY, message) for message in messages[:8]))
+        for n, message in enumerate(messages):
+            assert raw.frame() == Frame(BINARY, message)
+            if n + 8 < len(messages):
+                raw.send(frame(BINARY, messages[n + 8]))
+
+
 def test_close_behind_many_messages_comes_after_their_answers(server: Running) -> None:
     messages = [bytes([n % 251]) * 2000 for n in range(200)]
     with connect(server.port) as raw:

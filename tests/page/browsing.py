@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import shutil
 import time
@@ -33,11 +34,9 @@ WAIT_S = 20.0
 DESKTOP, PHONE = (1440, 900), (390, 844)
 AUSTIN = "#10/30.27/-97.74"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-# Where an entity is drawn, in CSS pixels of the screen.
-SPOT = """id => {
-  const { camera, points } = window.realtimeConsole;
-  const [x, y] = points.position(id, performance.now());
-  return [(x - camera.x) * camera.worldPx + camera.width / 2, (y - camera.y) * camera.worldPx + camera.height / 2];
+CAMERA = """() => {
+  const { x, y, worldPx, width, height } = window.realtimeConsole.camera;
+  return { x, y, world: worldPx, width, height };
 }"""
 MIRROR = """() => {
   const { client } = window.realtimeConsole;
@@ -132,8 +131,8 @@ class Console:
         return await self.page.evaluate(script, argument)
 
     async def wait(self, script: str, argument: Any = None) -> None:
-        """Wait until an expression or function of JavaScript is true."""
-        await self.page.wait_for_function(script, arg=argument, timeout=WAIT_S * 1000)
+        """Wait until an expression or function of JavaScript is true. (Playwright's own way evaluates in the page, which its policy forbids.)"""
+        await eventually(lambda: self.ask(script, argument), bool, script)
 
     async def mirror(self) -> dict[str, Any]:
         """Return the page's view and the entities that it holds, by id."""
@@ -153,9 +152,15 @@ class Console:
         mirror, _ = await eventually(ask, is_equal, f"the mirror is right {when}")
         return mirror
 
-    async def spot(self, id: str) -> tuple[float, float]:
-        x, y = await self.ask(SPOT, id)
-        return x, y
+    async def looks(self, is_so: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
+        """Wait until the page looks at something; return the view."""
+        return (await eventually(self.mirror, lambda seen: is_so(seen["view"]), f"the page looks {what}"))["view"]
+
+    async def spot(self, lon: float, lat: float) -> tuple[float, float]:
+        """Return where a position is on the screen, in CSS pixels."""
+        camera = await self.ask(CAMERA)
+        x, y = lon / 360 + 0.5, 0.5 - math.asinh(math.tan(math.radians(lat))) / (2 * math.pi)
+        return (x - camera["x"]) * camera["world"] + camera["width"] / 2, (y - camera["y"]) * camera["world"] + camera["height"] / 2
 
     async def text(self, selector: str) -> str:
         return await self.page.inner_text(selector)

@@ -1,0 +1,112 @@
+"""The console draws every point, lets it glide, and has it end where it was reported."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from realtime.server import Server
+from tests.page.browsing import anyio_backend, browser, configured, console
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+__all__ = ["anyio_backend", "browser"]
+
+# Longitudes at which an entity was drawn, frame by frame, until it has arrived at one of them.
+WAY = """([id, end]) => new Promise(resolve => {
+  const { points, client } = window.realtimeConsole;
+  const seen = [];
+  const note = () => {
+    const now = performance.now();
+    seen.push((points.position(id, now)[0] - 0.5) * 360);
+    if (client.entities.get(id).geometry.coordinates[0] === end && !points.isMoving(now)) resolve(seen);
+    else requestAnimationFrame(note);
+  };
+  note();
+})"""
+# How far from where they were reported entities are drawn, in degrees of longitude, at most.
+ASTRAY = """() => {
+  const { points, client } = window.realtimeConsole;
+  const lonOf = id => (points.position(id, performance.now())[0] - 0.5) * 360;
+  return Math.max(...Array.from(client.entities, ([id, { geometry }]) => Math.abs(lonOf(id) - geometry.coordinates[0])));
+}"""
+# The smallest number of points in a frame, and what the frames took, while things glide.
+FRAMES = """() => new Promise(resolve => {
+  const { points, frameTimes } = window.realtimeConsole;
+  frameTimes.length = 0;
+  let least = Infinity;
+  const note = () => {
+    least = Math.min(least, points.drawn);
+    if (points.isMoving(performance.now())) requestAnimationFrame(note);
+    else resolve({ least, times: [...frameTimes] });
+  };
+  requestAnimationFrame(note);
+})"""
+
+
+def point(id: str, lon: float, lat: float) -> dict[str, Any]:
+    return {"type": "Feature", "id": id, "kind": "aircraft", "geometry": {"type": "Point", "coordinates": [lon, lat]}, "properties": {"heading": 90}}
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+async def test_points_glide_unless_one_prefers_less_motion(browser: Browser, motion: str) -> None:
+    async with Server(configured()) as server:
+        server.publish([point("one", 27, 10)])
+        async with console(browser, server, "#5/10/30", motion=motion) as page:
+            await page.agrees("after load")
+            recording = asyncio.ensure_future(page.ask(WAY, ["one", 30]))
+            for lon in (28, 29, 30):
+                done = await page.ask("window.realtimeConsole.client.stats.deltas")
+                await page.wait("since => performance.now() > since + 150", await page.ask("performance.now()"))  # reports that are apart
+                server.publish([{"op": "move", "id": "one", "lon": lon, "lat": 10}])
+                await page.wait("done => window.realtimeConsole.client.stats.deltas > done", done)
+            seen = [round(lon, 6) for lon in await recording]
+            assert seen == sorted(seen), "it never goes back"
+            assert (seen[0], seen[-1]) == (27, 30)
+            assert any(lon != int(lon) for lon in seen) == (motion == "no-preference")
+
+
+async def test_ten_thousand_points_glide(browser: Browser) -> None:
+    chance = random.Random(1)
+    places = [[chance.uniform(-170, 170), chance.uniform(-55, 70)] for _ in range(10_000)]
+
+    def moved() -> list[dict[str, Any]]:
+        for place in places:
+            place[0] += 0.5
+        return [{"op": "move", "id": f"p-{number}", "lon": lon, "lat": lat} for number, (lon, lat) in enumerate(places)]
+
+    async with Server(configured()) as server:
+        await server.publish_sliced(point(f"p-{number}", lon, lat) for number, (lon, lat) in enumerate(places))
+        async with console(browser, server) as page:
+            await page.wait("window.realtimeConsole.client.entities.size === 10000 && window.realtimeConsole.points.drawn >= 10000")
+            await server.publish_sliced(moved())
+            await page.agrees("after all have moved")
+            frames = await page.ask(FRAMES)
+            assert frames["least"] >= 10_000, "all are drawn in each frame"
+            assert len(frames["times"]) > 2, "there were frames in between"
+            assert await page.ask(ASTRAY) < 1e-9
+            times = sorted(frames["times"])
+            print(f"{len(times)} frames, the median took {times[len(times) // 2]:.1f} ms to draw")
+
+
+async def test_a_change_of_properties_does_not_hold_a_point_up(browser: Browser) -> None:
+    async with Server(configured()) as server:
+        server.publish([point("one", 27, 10)])
+        async with console(browser, server, "#5/10/30") as page:
+            await page.agrees("after load")
+            await page.wait("since => performance.now() > since + 700", await page.ask("performance.now()"))
+            server.publish([{"op": "move", "id": "one", "lon": 28, "lat": 10}])
+            await page.wait("window.realtimeConsole.points.isMoving(performance.now())")
+            recording = asyncio.ensure_future(page.ask(WAY, ["one", 28]))
+            for number in range(5):
+                server.publish([{"op": "patch", "id": "one", "properties": {"number": number}}])
+                await page.wait("number => window.realtimeConsole.client.entities.get('one').properties.number === number", number)
+            seen = await recording
+            steps = [after - before for before, after in zip(seen, seen[1:], strict=False)]
+            assert min(steps) >= 0
+            assert seen[-1] == pytest.approx(28)
+            assert await page.ask("window.realtimeConsole.client.tracks.get('one').to[0]") == 28
