@@ -300,7 +300,7 @@ def _reason(change: dict[str, str]) -> Callable[[Function], Function]:
 
     def broken(whole: Function) -> Function:
         def reason(self: ReferenceEngine, session: Session, id: str, entry: Entry) -> str:
-            right = whole(self, session, id, entry)
+            right: str = whole(self, session, id, entry)
             return change.get(right, right)
 
         return reason

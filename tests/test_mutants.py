@@ -55,7 +55,7 @@ def play() -> tuple[int, AssertionError | None]:
     class Machine(EngineMachine):
         pass
 
-    Machine.make_engine = staticmethod(make_engine)  # type: ignore[assignment]
+    Machine.make_engine = staticmethod(make_engine)
     try:
         run_state_machine_as_test(Machine, settings=GAMES)
     except AssertionError as error:

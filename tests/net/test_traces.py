@@ -171,7 +171,8 @@ def habits(number: int, nominal_s: float) -> Habits:
     if number <= 3:
         return Habits(**who, pan_s=0)
     if number <= 11:
-        return Habits(**who, pan_s=4, read_s=0.05 * 2 ** (number % 4), buffer_bytes=8192)
+        # Longer than frames are apart, but what one read of the socket brings must not last as long as a write stall.
+        return Habits(**who, pan_s=4, read_s=0.05 * 2 ** (number % 3), buffer_bytes=2048)
     if number <= 21:
         return Habits(**who, pan_s=2, reset_s=4)
     return Habits(**who, pan_s=(0.3, 1, 3)[number % 3])
@@ -189,6 +190,18 @@ async def largest_outbox(api: str, viewer: TraceViewer) -> int:
     return largest
 
 
+@asynccontextmanager
+async def explained(api: str) -> AsyncIterator[None]:
+    """Let what fails say whom the server has closed, and why."""
+    try:
+        yield
+    except BaseException as error:
+        async with httpx.AsyncClient(base_url=api) as http:
+            metrics = (await http.get("/metrics")).text
+        error.add_note("\n".join(line for line in metrics.splitlines() if "connections_closed" in line))
+        raise
+
+
 @pytest.mark.timeout(600)
 async def test_fifty_viewers_of_austin(tmp_path: Path) -> None:
     seed = int(os.environ.get("REALTIME_TRACE_SEED", random.randrange(1 << 32)))
@@ -202,7 +215,7 @@ async def test_fifty_viewers_of_austin(tmp_path: Path) -> None:
             for number in range(VIEWERS)
         ]
         begun = time.monotonic()
-        async with asyncio.TaskGroup() as group:
+        async with explained(api), asyncio.TaskGroup() as group:
             for viewer in viewers:
                 group.create_task(viewer.run(), name=viewer.name)
             watching = group.create_task(largest_outbox(api, viewers[0]))

@@ -160,6 +160,7 @@ async def test_a_wrong_filter_is_shown_at_its_place_and_costs_nothing_else(brows
                 assert error in await page.text("#filter-error")
                 assert await page.page.get_attribute("#filter", "aria-invalid") == "true"
 
+            await page.page.locator("#kinds button:has-text('tram')").wait_for()
             await type_filter(BUSES)
             await page.looks(lambda view: view.get("filter", "?")[0] == "==", "through the filter")
             buses = await page.agrees("with a filter")
