@@ -26,6 +26,9 @@ from realtime.gateway.upkeep import Upkeep
 WRITE_BUFFER_HIGH_BYTES = 64 * 1024
 WRITE_BUFFER_LOW_BYTES = 16 * 1024  # stated, as uvloop's default is 16 bytes
 _REASON_BYTES_MAX = 123
+# When a connection has ended, the kernel tries that long to deliver what it still holds. Not before: it counts a window
+# smaller than its next segment as no progress, and would cut who reads slowly with a small buffer.
+_LINGER_MS = 30_000
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST and drops what the kernel still holds
 
 # Why nothing is read: bits of `Connection._held_by`.
@@ -398,6 +401,8 @@ class Connection:
             self.code = int(code)
             self._upkeep.loop.call_soon(self._tell)
             self._upkeep.closing.add(self, self._upkeep.loop.time())
+            if self._transport is not None:
+                self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LINGER_MS)
         self.is_open = False
         self._upkeep.unidentified.discard(self)
         self._upkeep.pings.discard(self)

@@ -70,8 +70,6 @@ DESCRIPTORS_FOR_NEWCOMERS = 100
 # asyncio accepts as many sockets in one turn as its backlog says. A storm must not hold up everybody else that long;
 # those that wait stay in the kernel's backlog, which is set apart from this.
 ACCEPTS_PER_TURN = 32
-# The kernel gives up on a peer that acknowledges nothing: the last resort, for sockets that are closed here already.
-USER_TIMEOUT_S_MIN = 30.0
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux; the socket module has no name for it
 
 # picows' buffer for reading doubles while a frame does not fit and never shrinks. It starts small as most clients send
@@ -506,7 +504,6 @@ def _set_options(bound: socket.socket, limits: LimitsConfig) -> None:
     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
     bound.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, limits.unsent_bytes)
-    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(max(USER_TIMEOUT_S_MIN, 2 * limits.write_stall_s) * 1000))
 
 
 def _close_frame(code: CloseCode) -> bytes:

@@ -35,7 +35,12 @@ VIEWERS = 50
 NOTICE_TTL_S = 1.5
 AHEAD_S = 0.25  # the model lets notices die this much earlier than the server, whose clock is not ours
 STAFF = "group:staff"
-TOKENS = 'identity.tokens={staff={user="anna",groups=["staff"]},guest={user="gus"}}'
+SETTINGS = (
+    'identity.tokens={staff={user="anna",groups=["staff"]},guest={user="gus"}}',
+    "limits.send_buffer_bytes=32768",  # so that whoever reads slowly has an outbox soon
+    "limits.write_stall_s=60",  # whom a busy machine makes slow is not to be closed for it: that is another test's
+    "limits.pong_timeout_s=60",
+)
 
 
 @pytest.fixture
@@ -208,7 +213,7 @@ async def test_fifty_viewers_of_austin(tmp_path: Path) -> None:
     print("seed", seed)
     rows = list(Trace(SHIPPED["austin"]))
     nominal_s = (rows[-1].t - rows[0].t) / SPEED
-    async with server_process(tmp_path, TOKENS) as (url, api):
+    async with server_process(tmp_path, *SETTINGS) as (url, api):
         source = Source(api, seed)
         viewers = [
             TraceViewer(f"viewer {number}", url, source.world, habits(number, nominal_s), seed + number, source.expire)

@@ -5,6 +5,7 @@ Law: the map is the published one, from npm, and the page is somebody else's: of
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ PICTURE = """async () => {
   const view = { ...client.view };
   const data = await map.getSource("buses").getData();
   const drawn = map.queryRenderedFeatures({ layers: ["buses"] }).map(feature => feature.properties.id);
-  return { view, errors, features: data.features, drawn: [...new Set(drawn)].sort(), isIdle: map.loaded() };
+  return JSON.stringify({ view, errors, features: data.features, drawn: [...new Set(drawn)], isIdle: map.loaded() });
 }"""
 
 
@@ -125,7 +126,7 @@ async def matches(page: Page, server: Server, when: str) -> dict[str, Any]:
     """Wait until MapLibre holds and draws exactly what the API tells of the client's view."""
 
     async def ask() -> tuple[dict[str, Any], dict[str, Any]]:
-        picture = await page.evaluate(PICTURE)
+        picture = json.loads(await page.evaluate(PICTURE))
         told = await told_by_api(server, picture["view"])
         return picture, {id: (one["geometry"], one["properties"] | {"id": id, "kind": one["kind"]}) for id, one in told.items()}
 
