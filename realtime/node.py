@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
+import msgspec
 from msgspec import Struct, field
 
 from realtime.config import Config
@@ -25,9 +26,10 @@ from realtime.messages import Rejected
 from realtime.updates import UpdateParser
 
 REJECTED_MAX = 1000  # refusals that a result names; the others are counted
-VIEWS_MAX = 100_000  # users whose last view is kept
+VIEWS_MAX = 10_000  # users whose last view is kept
 SLICE_S = 0.005  # of a loop turn, for applying batches
-SLICE_UPDATES = 16  # between two looks at the clock
+SLICE_UPDATES = 4  # between two looks at the clock; the largest that are allowed take milliseconds each
+DEATHS_PER_TURN = 32
 
 
 class Result(Struct):
@@ -74,7 +76,7 @@ class Node:
         self._offset = time.time() - time.monotonic()
         self._slice = asyncio.Lock()  # whoever holds it may apply; one slice in a loop turn
         self._expiry: asyncio.TimerHandle | None = None
-        self._views: OrderedDict[str, dict[str, Any]] = OrderedDict()  # user -> the last view message
+        self._views: OrderedDict[str, bytes] = OrderedDict()  # user -> the last view message
 
     def now(self) -> float:
         """Return the node's time in seconds since the Unix epoch."""
@@ -83,13 +85,14 @@ class Node:
     def keep_view(self, user: str, view: dict[str, Any]) -> None:
         """Keep the user's newest view message for `last`; the views longest kept are forgotten first."""
         self._views.pop(user, None)
-        self._views[user] = {name: view[name] for name in ("type", "bbox", "zoom", "filter", "ids", "max_hz") if name in view}
+        self._views[user] = msgspec.json.encode({name: view[name] for name in ("type", "bbox", "zoom", "filter", "ids", "max_hz") if name in view})
         while len(self._views) > VIEWS_MAX:
             self._views.popitem(last=False)
 
     def kept_view(self, user: str) -> dict[str, Any] | None:
         """Return the user's newest view message."""
-        return self._views.get(user)
+        kept = self._views.get(user)
+        return None if kept is None else msgspec.json.decode(kept)
 
     # Publishing
 
@@ -180,7 +183,7 @@ class Node:
 
     def _expire(self) -> None:
         self._expiry = None
-        if self.engine.expire(self.now()):
+        if self.engine.expire(self.now(), DEATHS_PER_TURN):
             self.on_change()
         self._schedule_expiry()
 

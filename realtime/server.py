@@ -45,7 +45,7 @@ class Server:
         self.config = config or Config()
         self.counters = Counters()
         self.node = Node(self.config, self.counters)
-        self._identity = identity or configured(self.config)
+        self._identity = configured(self.config) if identity is None else identity
         self._gate: Gate | None = None
         self._flusher: Flusher | None = None
         self._listener: Listener | None = None
@@ -133,8 +133,8 @@ class Server:
             raise
         self._watch_loop(asyncio.get_running_loop().time())
 
-    async def drain(self, wait: Callable[[], bool] = lambda: False) -> None:
-        """Ask the clients to go, for up to `drain_s` or until `wait()` is true, then close those that are left."""
+    async def drain(self, is_enough: Callable[[], bool] = lambda: False) -> None:
+        """Ask the clients to go, for up to `drain_s` or until `is_enough()` is true, then close those that are left."""
         if self._listener is None or self._gate is None:
             return
         self._listener.stop_accepting()
@@ -142,7 +142,7 @@ class Server:
             session.send(Drain(int(random.uniform(0.2, 1.0) * self.config.server.drain_s * 1000)))
         loop = asyncio.get_running_loop()
         stop = loop.time() + self.config.server.drain_s
-        while self._listener.connections and loop.time() < stop and not wait():
+        while self._listener.connections and loop.time() < stop and not is_enough():
             await asyncio.sleep(DRAIN_POLL_S)
         self._listener.close_all(CloseCode.RESTART)
 

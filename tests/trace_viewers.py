@@ -91,7 +91,7 @@ class Habits:
     pan_s: float = 1.0  # mean time between two views; 0: it keeps the first, the whole world
     read_s: float = 0.0  # the longest time it takes over a frame
     buffer_bytes: int | None = None  # SO_RCVBUF
-    stop_at_s: float | None = None  # when it stops reading
+    stop_from: int = 0  # how many entities there are when it stops reading; 0: it does not
     stop_s: float = 8.0  # for how long
     reset_s: float = 0.0  # mean time between two resets by RST; 0: none
 
@@ -118,7 +118,6 @@ class TraceViewer:
         self._shown_id: Any = None  # of the view that the last delta belonged to
         self._world_id = ""
         self._heard_at = 0.0
-        self._begun_at = 0.0
         self._is_resetting = False
 
     @property
@@ -132,7 +131,6 @@ class TraceViewer:
 
     async def run(self) -> None:
         """Look around until the source is quiet and the mirror is what brute force says. Raises `Violation`."""
-        self._begun_at = time.monotonic()
         is_over = False
         while not is_over:
             async with await self._connect() as connection:
@@ -281,8 +279,7 @@ class TraceViewer:
                 raise AssertionError(f"{self.name}: {message}")
             if self.habits.read_s and not self._quiet.is_set():
                 await asyncio.sleep(self._random.random() * self.habits.read_s)
-            stop_at_s = self.habits.stop_at_s
-            if stop_at_s is not None and not self.counts["stopped"] and time.monotonic() >= self._begun_at + stop_at_s:
+            if 0 < self.habits.stop_from <= len(self._world.entities) and not self.counts["stopped"]:
                 self.counts["stopped"] += 1
                 self.is_stopped = True
                 await asyncio.sleep(self.habits.stop_s)
@@ -294,6 +291,8 @@ class TraceViewer:
         judge = self._judge
         assert judge is not None
         async with asyncio.timeout(ANSWER_S):
+            # What answers a view of now was said after the source went quiet, and so was a check behind it.
+            await self._look(connection, self._view())
             while True:
                 self._check.clear()
                 await self._send(connection, {"type": "check"})

@@ -69,7 +69,7 @@ class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     message_bytes: Annotated[Count, _why("Longest message of an identified connection; room for `have` and `publish`.")] = 256 * 1024
     fragments: Annotated[Count, _why("Fragments of one message; bounds the objects, not only the bytes.")] = 16
     have_entities: Annotated[Count, _why("Entities a client may name in `have`.")] = 4000
-    entity_bytes: Annotated[Count, _why("Longest entity, as its Feature in canonical JSON.")] = 16 * 1024
+    entity_bytes: Annotated[Count, _why("Longest entity: its geometry and properties in canonical JSON.")] = 16 * 1024
     entity_properties: Annotated[Count, _why("Properties of one entity.")] = 64
     entity_positions: Annotated[Count, _why("Positions in one geometry.")] = 4096
     filter_bytes: Annotated[Count, _why("Longest filter, as JSON.")] = 8 * 1024

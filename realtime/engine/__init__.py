@@ -7,6 +7,7 @@ epoch, and never falls. Every engine answers alike: the same calls in the same o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
@@ -140,8 +141,8 @@ class Engine(Protocol):
     def explain(self, session: int, id: str) -> dict[str, Any]:
         """Tell which predicate lets the entity through to the session or stops it."""
 
-    def expire(self, now: float) -> list[str]:
-        """Let the entities die whose time has come and forget old tombstones; return the ids of the dead."""
+    def expire(self, now: float, deaths_max: int = sys.maxsize) -> list[str]:
+        """Let entities die whose time has come, at most `deaths_max`, and forget old tombstones; return their ids."""
 
     def next_expiry(self) -> float | None:
         """Return when `expire` will have something to do next."""

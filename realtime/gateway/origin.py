@@ -7,11 +7,15 @@ and on a loopback bind the `Host` must itself be a loopback name, or a name that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+
+PORT_MAX = 65535
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+# An address in brackets or a name, and a port. Written out, as urllib takes `[::1]evil.example` for `::1`.
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._~-]+))(?::([0-9]{1,5}))?")
 
 
 def is_loopback(host: str) -> bool:
@@ -26,16 +30,13 @@ def is_loopback(host: str) -> bool:
 
 def split_host(value: str) -> tuple[str, int | None] | None:
     """Return name and port of a `Host` header, in lower case and without brackets; None if it is none."""
-    if not value or not value.isascii() or not value.isprintable() or set(value) & set("/@\\?# "):
+    match = _HOST.fullmatch(value)
+    if match is None:
         return None
-    try:
-        parts = urlsplit(f"//{value}")
-        port = parts.port
-    except ValueError:
+    address, name, port = match.groups()
+    if port is not None and int(port) > PORT_MAX:
         return None
-    if not parts.hostname or value.endswith(":"):
-        return None
-    return parts.hostname, port
+    return (address or name).lower(), None if port is None else int(port)
 
 
 def host_allowed(host: str, bound: str, allowed: Iterable[str]) -> bool:

@@ -9,6 +9,7 @@ Law: between any two calls every entity that is not in a session's outbox is hel
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
@@ -25,7 +26,7 @@ from realtime.engine.sampling import choose, must_choose
 from realtime.geo import Box, boxes_meet
 
 STATISTICS_INTERVAL_S = 1.0  # `total` and `sampled` are told again at most this often
-FRAME_HEAD_BYTES = 256  # what the members of a delta other than its entities take, at most
+FRAME_HEAD_BYTES = 256  # what the members of a delta other than its entities and the view's id take, at most
 NEAR_DEGREES = 0.5  # an entity that moved less is searched for once, with a box around old and new
 
 
@@ -58,11 +59,12 @@ class ReferenceEngine:
             verdicts.append(verdict)
         return verdicts
 
-    def expire(self, now: float) -> list[str]:
-        dead = self._world.expire(now)
-        for state in dead:
+    def expire(self, now: float, deaths_max: int = sys.maxsize) -> list[str]:
+        dead = []
+        for state in self._world.expire(now, deaths_max):
             self._match(state, None, now)
-        return [state.id for state in dead]
+            dead.append(state.id)
+        return dead
 
     def next_expiry(self) -> float | None:
         return self._world.next_expiry()
@@ -95,8 +97,6 @@ class ReferenceEngine:
             if was != is_:
                 outbox.offer(id, entry.held if was else 0, is_, new.wire if new else 0, now)
             elif not is_ or not is_visible:
-                if id in outbox.leaving:
-                    self._hurry(session, new)
                 continue
             elif id in outbox.showing:
                 continue
@@ -104,10 +104,11 @@ class ReferenceEngine:
                 outbox.showing[id] = entry
             if session.flush_due < session.queued_due:
                 self._queue_for(session, session.flush_due)
-            if was and not is_:
-                self._hurry(session, new)
             if must_choose(session.shown, session.threshold, self._settings.entities_per_view):
                 self._turn(session, now)  # at once, and not when it is drained: a stalled session's outbox is bounded, too
+        if old is not None and new is not None and old.access != new.access:
+            for session in self._sessions.values():  # also those that only have its leave still to send
+                self._hurry(session, new)
 
     def _count(self, session: Session, old: State | None, new: State | None, was: bool, is_: bool) -> tuple[bool, bool]:
         """Keep the session's counts after a change that it matched before (`was`) or matches now; return whether it saw or sees it."""
@@ -120,9 +121,14 @@ class ReferenceEngine:
             self._owe_statistics(session)
         return saw, sees
 
-    def _hurry(self, session: Session, new: State | None) -> None:
-        """A right that was revoked is told without regard to `max_hz`."""
-        if new is not None and not session.is_urgent and not session.allows(new):
+    def _hurry(self, session: Session, state: State) -> None:
+        """See to it that a revoked right is told without regard to `max_hz`, if the client holds what it was about.
+
+        What it only claims to hold is none of its business, and neither is when that changes.
+        """
+        entry = session.outbox.leaving.get(state.id)
+        may_hold = session.reset_is_owed and session.may_hold
+        if (may_hold or (entry is not None and entry.held > 0)) and not session.is_urgent and not session.allows(state):
             session.is_urgent = True
             self._wake(session)
 
@@ -183,7 +189,11 @@ class ReferenceEngine:
         session.outbox.refill(held, {state.id: state.wire for state in seen}, now)
         session.answer_is_owed = True
         if principals is not None:
-            session.is_urgent = bool(session.outbox.leaving)
+            session.is_urgent = session.is_urgent or session.reset_is_owed
+            for id in session.outbox.leaving:
+                state = self._world.entities.get(id)
+                if state is not None:
+                    self._hurry(session, state)
         self._wake(session)
 
     def _show(self, session: Session, view: View) -> None:
@@ -261,7 +271,8 @@ class ReferenceEngine:
     def _drain(self, session: Session, budget: int, now: float) -> bytes | None:
         session.queued_due = INFINITE
         outbox = session.outbox
-        pieces = self._take(session, budget - FRAME_HEAD_BYTES)
+        head_bytes = FRAME_HEAD_BYTES + len(encode_id(str(session.view.id), session.encoding))
+        pieces = self._take(session, budget - head_bytes)
         members: dict[str, Any] = {}
         more = outbox.fills > 0
         sent = (session.total, session.shown)

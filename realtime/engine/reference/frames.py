@@ -80,7 +80,7 @@ def encode_enter(state: State, encoding: Encoding) -> bytes:
 
 def encode_change(state: State, held: int, encoding: Encoding) -> tuple[str, bytes]:
     """Return how a client that holds version `held` learns the present one: `move`, `patch` or `enter`, and the bytes."""
-    if held < state.since:
+    if not state.since <= held <= state.wire:  # from another life, or a lower version after a forgotten death
         return "enter", encode_enter(state, encoding)
     if state.geometry.is_point and held >= state.move_since:
         return "move", encode_move(state, encoding)

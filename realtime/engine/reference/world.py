@@ -8,6 +8,7 @@ The world knows nothing of sessions.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ REMOVED_MAX = 64  # removed properties remembered per entity, for patches
 KNOWN_MAX = 16  # wire versions remembered per entity: which versions of a client's `have` can be believed
 
 _decode = msgspec.json.decode
+_encode = msgspec.json.Encoder().encode
 
 
 class Property(NamedTuple):
@@ -205,7 +207,7 @@ class World:
     def _too_big(self, state: State) -> Verdict | None:
         if len(state.properties) > self._settings.entity_properties:
             return Verdict.TOO_MANY_PROPERTIES
-        size = len(state.geometry.json) + sum(len(name) + len(p.json) for name, p in state.properties.items())
+        size = len(state.geometry.json) + sum(len(_encode(name)) + len(p.json) + 2 for name, p in state.properties.items())
         return Verdict.TOO_MANY_BYTES if size > self._settings.entity_bytes else None
 
     def _bury(self, id: str, tombstone: Tombstone) -> None:
@@ -221,10 +223,13 @@ class World:
             self._queued[state.id] = state.deadline
             heappush(self._deadlines, (state.deadline, state.id))
 
-    def expire(self, now: float) -> list[State]:
-        """Bury the entities whose deadline has come, forget the tombstones that are old; return the dead, by deadline."""
-        dead = []
-        while self._deadlines and self._deadlines[0][0] <= now:
+    def expire(self, now: float, deaths_max: int) -> Iterator[State]:
+        """Bury the entities whose deadline has come, one by one, earliest first; then forget the tombstones that are old.
+
+        Each is yielded right after its death, while those behind it are still alive: what is made of it sees one change.
+        """
+        dead: list[State] = []
+        while self._deadlines and self._deadlines[0][0] <= now and len(dead) < deaths_max:
             due, id = heappop(self._deadlines)
             if self._queued.get(id) != due:
                 continue
@@ -240,12 +245,12 @@ class World:
         dead.sort(key=lambda state: (state.deadline, state.id))
         for state in dead:
             self._bury(state.id, Tombstone(state.seen, state.by_publisher, True, now, state.access))
+            yield state
         while self.tombstones:
             id, oldest = next(iter(self.tombstones.items()))
             if oldest.died + self._settings.tombstone_s > now:
                 break
             del self.tombstones[id]
-        return dead
 
     def next_expiry(self) -> float | None:
         """Return when `expire` will have something to do."""

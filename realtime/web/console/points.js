@@ -169,31 +169,23 @@ export class Points {
       this.#pixels = new Uint32Array(this.#image.data.buffer);
     }
     const pixels = this.#pixels.fill(0);
+    const [x0, y0, x1, y1, start, span, look, sprites] = [this.#x0, this.#y0, this.#x1, this.#y1, this.#start, this.#span, this.#look, this.#sprites];
     const world = camera.worldPx * ratio;
     const near = margin / 2;
+    const count = this.#ids.length;
     this.drawn = 0;
     for (const copy of worldCopies(camera)) {
       const left = canvas.width / 2 + (copy - camera.x) * world + margin;
       const top = canvas.height / 2 - camera.y * world + margin;
-      for (let slot = 0; slot < this.#ids.length; slot++) {
-        const span = this.#span[slot];
-        let x = this.#x1[slot];
-        let y = this.#y1[slot];
-        if (span) {
-          const t = (now - this.#start[slot]) / span;
-          if (t < 1) {
-            x = this.#x0[slot] + (x - this.#x0[slot]) * t;
-            y = this.#y0[slot] + (y - this.#y0[slot]) * t;
-          }
-        }
-        x = x * world + left;
-        y = y * world + top;
+      for (let slot = 0; slot < count; slot++) {
+        const t = span[slot] ? Math.min(1, (now - start[slot]) / span[slot]) : 1;
+        const x = (x0[slot] + (x1[slot] - x0[slot]) * t) * world + left;
+        const y = (y0[slot] + (y1[slot] - y0[slot]) * t) * world + top;
         if (!(x >= near && y >= near && x < width - near && y < height - near)) continue;
         this.drawn++;
         const px = x | 0;
         const py = y | 0;
-        const phase = (((y - py) * phases) | 0) * phases + (((x - px) * phases) | 0);
-        const { offsets, colors } = this.#sprites.get(this.#look[slot], phase);
+        const { offsets, colors } = sprites.get(look[slot], (((y - py) * phases) | 0) * phases + (((x - px) * phases) | 0));
         const at = py * width + px;
         for (let i = 0; i < offsets.length; i++) {
           const offset = at + offsets[i];

@@ -12,7 +12,7 @@ const ARROW_KINDS = new Set(["aircraft"]);
 export class Sprites {
   #styles = new Map(); // "kind/size/isArrow" -> number
   #looks = []; // style -> { kind, size, isArrow }
-  #made = []; // (look * phases² + phase) -> { offsets, colors }
+  #made = []; // look -> phase -> { offsets, colors }
   #key = "";
   #pad = null; // a canvas to draw one sprite on
   phases = 1; // places within a pixel, per axis
@@ -52,7 +52,8 @@ export class Sprites {
 
   /** Returns { offsets, colors } of a look: where its pixels are in the image from its point on, and what they are. */
   get(look, phase) {
-    return (this.#made[look * this.phases ** 2 + phase] ??= this.#make(look, phase));
+    const made = (this.#made[look] ??= new Array(this.phases ** 2).fill(null));
+    return (made[phase] ??= this.#make(look, phase));
   }
 
   #make(look, phase) {
