@@ -85,7 +85,9 @@ class Node:
     def keep_view(self, user: str, view: dict[str, Any]) -> None:
         """Keep the user's newest view message for `last`; the views longest kept are forgotten first."""
         self._views.pop(user, None)
-        self._views[user] = msgspec.json.encode({name: view[name] for name in ("type", "bbox", "zoom", "filter", "ids", "max_hz") if name in view})
+        self._views[user] = msgspec.json.encode(
+            {name: view[name] for name in ("type", "bbox", "zoom", "filter", "ids", "max_hz") if name in view}
+        )
         while len(self._views) > VIEWS_MAX:
             self._views.popitem(last=False)
 

@@ -117,7 +117,7 @@ class TraceViewer:
         self._view_id = 0
         self._shown_id: Any = None  # of the view that the last delta belonged to
         self._world_id = ""
-        self._heard_at = 0.0
+        self._heard_at = 0.0  # the last frame; 0: there was none
         self._is_resetting = False
 
     @property
@@ -190,7 +190,7 @@ class TraceViewer:
         assert welcome["user"] == habits.user
         self.session = welcome["session"]
         view = self._view()
-        if before is not None and self._random.random() < 0.9:
+        if before is not None and self._heard_at and self._random.random() < 0.9:
             assert welcome["world"] == self._world_id
             away_ms = (time.monotonic() - self._heard_at) * 1000
             have = {entity_id: feature["version"] for entity_id, feature in before.mirror.items()}

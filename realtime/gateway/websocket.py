@@ -1,9 +1,8 @@
 """The public port: accepts sockets, reads heads, hands upgraded ones to picows, and keeps the set of connections.
 
-Law: picows is imported here and nowhere else. It unmasks, parses and writes frames; the head of the request, every
-rule of the protocol, every timeout and every limit are this package's (docs/connections.md says what picows does there).
-No bytes reach its parser that `FrameScanner` has not admitted. A socket that is not upgraded costs at most
-`HEAD_BYTES_MAX` and one place of `connections_half_open`.
+Law: picows is imported here and nowhere else. It unmasks, parses and writes frames; the head of the request, every rule
+of the protocol, every timeout and every limit are this package's. No bytes reach its parser that `FrameScanner` has not
+admitted. A socket that is not upgraded costs at most `HEAD_BYTES_MAX` and one place of `connections_half_open`.
 """
 
 from __future__ import annotations

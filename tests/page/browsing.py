@@ -33,14 +33,14 @@ Seen = TypeVar("Seen")
 WAIT_S = 20.0
 DESKTOP, PHONE = (1440, 900), (390, 844)
 AUSTIN = "#10/30.27/-97.74"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run".split()
 CAMERA = """() => {
   const { x, y, worldPx, width, height } = window.realtimeConsole.camera;
   return { x, y, world: worldPx, width, height };
 }"""
 MIRROR = """() => {
-  const { client } = window.realtimeConsole;
-  return JSON.stringify({ view: client.view, entities: [...client.entities.values()] });
+  const { client, points } = window.realtimeConsole;
+  return JSON.stringify({ view: client.view, entities: [...client.entities.values()], points: points.count });
 }"""
 
 
@@ -131,12 +131,15 @@ class Console:
         return await self.page.evaluate(script, argument)
 
     async def wait(self, script: str, argument: Any = None) -> None:
-        """Wait until an expression or function of JavaScript is true. (Playwright's own way evaluates in the page, which its policy forbids.)"""
+        """Wait until an expression or function of JavaScript is true. Playwright's own way needs an `eval` in the page, which has none."""
         await eventually(lambda: self.ask(script, argument), bool, script)
 
     async def mirror(self) -> dict[str, Any]:
         """Return the page's view and the entities that it holds, by id."""
         found = json.loads(await self.ask(MIRROR))
+        assert found["points"] == sum(entity["geometry"]["type"] == "Point" for entity in found["entities"]), (
+            "as many are drawn as are held"
+        )
         return {"view": found["view"], "entities": {entity["id"]: entity for entity in found["entities"]}}
 
     async def agrees(self, when: str) -> dict[str, Any]:

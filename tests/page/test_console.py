@@ -5,7 +5,7 @@ Law: see browsing.py. The screens that one looks at with one's own eyes are in d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 

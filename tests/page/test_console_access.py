@@ -113,7 +113,8 @@ async def test_everything_has_a_name_and_is_reached_by_keys(browser: Browser) ->
                 if name in reached or name == "":  # past the end
                     break
                 reached[name] = is_shown
-            assert reached.keys() >= {"map", "zoom-in", "zoom-out", "world", "theme", "fold", "filter", "apply", "clear", "Background tiles"}
+            expected = {"map", "zoom-in", "zoom-out", "world", "theme", "fold", "filter", "apply", "clear", "Background tiles"}
+            assert reached.keys() >= expected
             assert all(reached.values()), reached
 
             await page.page.focus("#map")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,7 +50,8 @@ FRAMES = """() => new Promise(resolve => {
 
 
 def point(id: str, lon: float, lat: float) -> dict[str, Any]:
-    return {"type": "Feature", "id": id, "kind": "aircraft", "geometry": {"type": "Point", "coordinates": [lon, lat]}, "properties": {"heading": 90}}
+    geometry = {"type": "Point", "coordinates": [lon, lat]}
+    return {"type": "Feature", "id": id, "kind": "aircraft", "geometry": geometry, "properties": {"heading": 90}}
 
 
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])
@@ -106,7 +108,7 @@ async def test_a_change_of_properties_does_not_hold_a_point_up(browser: Browser)
                 server.publish([{"op": "patch", "id": "one", "properties": {"number": number}}])
                 await page.wait("number => window.realtimeConsole.client.entities.get('one').properties.number === number", number)
             seen = await recording
-            steps = [after - before for before, after in zip(seen, seen[1:], strict=False)]
+            steps = [after - before for before, after in pairwise(seen)]
             assert min(steps) >= 0
             assert seen[-1] == pytest.approx(28)
             assert await page.ask("window.realtimeConsole.client.tracks.get('one').to[0]") == 28

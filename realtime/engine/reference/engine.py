@@ -108,7 +108,8 @@ class ReferenceEngine:
                 self._turn(session, now)  # at once, and not when it is drained: a stalled session's outbox is bounded, too
         if old is not None and new is not None and old.access != new.access:
             for session in self._sessions.values():  # also those that only have its leave still to send
-                self._hurry(session, new)
+                if session.allows(old) and not session.allows(new):
+                    self._hurry(session, id, session.matches(old))
 
     def _count(self, session: Session, old: State | None, new: State | None, was: bool, is_: bool) -> tuple[bool, bool]:
         """Keep the session's counts after a change that it matched before (`was`) or matches now; return whether it saw or sees it."""
@@ -121,14 +122,16 @@ class ReferenceEngine:
             self._owe_statistics(session)
         return saw, sees
 
-    def _hurry(self, session: Session, state: State) -> None:
-        """See to it that a revoked right is told without regard to `max_hz`, if the client holds what it was about.
+    def _hurry(self, session: Session, id: str, was_shown: bool) -> None:
+        """See to it that a revoked right is told without regard to `max_hz`, if the client may hold what it was about.
+
+        While a reset is on its way the outbox does not say; then whether the view showed it decides.
 
         What it only claims to hold is none of its business, and neither is when that changes.
         """
-        entry = session.outbox.leaving.get(state.id)
-        may_hold = session.reset_is_owed and session.may_hold
-        if (may_hold or (entry is not None and entry.held > 0)) and not session.is_urgent and not session.allows(state):
+        entry = session.outbox.leaving.get(id)
+        may_hold = (was_shown and session.reset_is_owed and session.may_hold) or (entry is not None and entry.held > 0)
+        if may_hold and not session.is_urgent:
             session.is_urgent = True
             self._wake(session)
 
@@ -189,11 +192,11 @@ class ReferenceEngine:
         session.outbox.refill(held, {state.id: state.wire for state in seen}, now)
         session.answer_is_owed = True
         if principals is not None:
-            session.is_urgent = session.is_urgent or session.reset_is_owed
+            session.is_urgent = session.is_urgent or (session.reset_is_owed and session.may_hold)
             for id in session.outbox.leaving:
                 state = self._world.entities.get(id)
-                if state is not None:
-                    self._hurry(session, state)
+                if state is not None and not session.allows(state):
+                    self._hurry(session, id, False)
         self._wake(session)
 
     def _show(self, session: Session, view: View) -> None:

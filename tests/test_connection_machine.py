@@ -1,0 +1,357 @@
+"""The gateway's connection without a socket: whatever happens in whatever order, it keeps its law.
+
+A transport that is none records what is written and says when its buffer is full; the loop's callbacks run when the
+machine says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from realtime.config import LimitsConfig
+from realtime.errors import CloseCode
+from realtime.gateway.complaints import Complaints
+from realtime.gateway.connection import Connection
+from realtime.gateway.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameScanner, Violation
+from realtime.gateway.handshake import Upgrade
+from realtime.gateway.upkeep import Upkeep
+
+LANE_BYTES = 1000
+LIMITS = msgspec.structs.replace(LimitsConfig(), control_lane_bytes=LANE_BYTES)
+
+
+class FakeLoop:
+    """Callbacks that wait for the machine."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.soon: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[..., None], *arguments: Any) -> None:
+        self.soon.append((callback, arguments))
+
+    def run(self) -> None:
+        for _ in range(len(self.soon)):
+            callback, arguments = self.soon.popleft()
+            callback(*arguments)
+
+
+class FakeTransport:
+    """Takes everything, and notes what it was told."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real = real  # for the questions to the kernel
+        self.buffer_bytes = 0
+        self.is_reading = True
+        self.ended: str | None = None
+        self.has_sent_eof = False
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        return self._real
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        assert high > low > 16
+
+    def get_write_buffer_size(self) -> int:
+        return self.buffer_bytes
+
+    def pause_reading(self) -> None:
+        assert self.is_reading and self.ended is None
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.is_reading and self.ended is None
+        self.is_reading = True
+
+    def is_closing(self) -> bool:
+        return self.ended is not None
+
+    def write_eof(self) -> None:
+        assert self.ended is None and not self.has_sent_eof
+        self.has_sent_eof = True
+
+    def close(self) -> None:
+        self.ended = self.ended or "close"
+
+    def abort(self) -> None:
+        self.ended = "abort"
+
+
+class FakeWriter:
+    """Notes the frames that are written."""
+
+    def __init__(self, transport: FakeTransport) -> None:
+        self.transport: Any = transport
+        self.frames: list[tuple[int, bytes]] = []
+        self.close_code: int | None = None
+
+    def send(self, opcode: int, payload: bytes) -> None:
+        assert self.close_code is None, "a frame behind the close frame"
+        assert not self.transport.has_sent_eof and self.transport.ended is None, "a frame after the end"
+        self.frames.append((opcode, payload))
+
+    def send_close(self, code: int, reason: bytes) -> None:
+        assert self.close_code is None, "two close frames"
+        assert len(reason) <= 123
+        self.close_code = code
+
+
+class Noting:
+    """A handler that notes what it gets, and raises when told to."""
+
+    def __init__(self) -> None:
+        self.messages: list[str | bytes] = []
+        self.closed: list[int] = []
+        self.is_inside = False  # a call of the connection is running
+        self.raises = False
+        self.connection: Connection | None = None
+
+    def on_open(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def on_message(self, data: str | bytes) -> None:
+        assert not self.closed, "a message after the end"
+        self.messages.append(data)
+        if self.raises:
+            raise RuntimeError("raised on purpose")
+
+    def on_writable(self) -> None:
+        assert not self.closed
+        assert self.connection is not None and not self.connection.is_paused
+
+    def on_close(self, code: int) -> None:
+        assert not self.is_inside, "on_close came from inside a call"
+        self.closed.append(code)
+
+
+class Life(RuleBasedStateMachine):
+    """One connection, from its upgrade to the loss of its socket."""
+
+    @initialize()
+    def open(self) -> None:
+        self.loop = FakeLoop()
+        quiet = logging.getLogger("test_connection_machine")
+        quiet.disabled = True
+        loop: Any = self.loop
+        upkeep = Upkeep(LIMITS, loop, lambda name: None, Complaints(quiet, self.loop.time))
+        self.socket = socket.socket()
+        self.transport = FakeTransport(self.socket)
+        self.writer = FakeWriter(self.transport)
+        self.handler = Noting()
+        self.lost: list[Connection] = []
+        scanner = FrameScanner(1000, 4, frozenset((TEXT,)))
+        self.connection = Connection(upkeep, self.handler, Upgrade("", None, True), "192.0.2.1", 1, scanner, self.lost.append)
+        self.upkeep = upkeep
+        self.connection.opened(self.writer)
+        self.sent: list[bytes] = []  # by the control lane
+        self.spoken: list[str] = []  # by the peer
+        self.is_blocked = False
+        self.is_within = False
+        self.was_open_last = True
+
+    @contextmanager
+    def call(self) -> Iterator[Connection]:
+        """A call from the handler: `on_close` must not come from inside it."""
+        self.handler.is_inside = True
+        yield self.connection
+        self.handler.is_inside = False
+
+    is_there = precondition(lambda self: not self.lost)
+    is_open = precondition(lambda self: self.connection.is_open)
+    is_heard = precondition(
+        lambda self: not self.lost and not self.connection.is_discarding and self.transport.is_reading and self.transport.ended is None
+    )
+
+    @is_open
+    @rule(size=st.integers(0, 300))
+    def send_control(self, size: int) -> None:
+        data = b"%d " % len(self.sent) + b"*" * size
+        with self.call() as connection:
+            connection.send_control(data)
+        self.sent.append(data)
+
+    @rule()
+    def send_state(self) -> None:
+        with self.call() as connection:
+            if not connection.is_paused:
+                connection.send_state(b"state")
+
+    @rule(is_held=st.booleans())
+    def hold(self, is_held: bool) -> None:
+        with self.call() as connection:
+            connection.hold_reading(is_held)
+
+    @rule(code=st.sampled_from([CloseCode.NORMAL, CloseCode.RATE_LIMITED]), reason=st.text(max_size=200))
+    def close(self, code: CloseCode, reason: str) -> None:
+        with self.call() as connection:
+            connection.close(code, reason)
+
+    @rule(code=st.sampled_from([CloseCode.BUG, CloseCode.SLOW_CONSUMER]))
+    def abort(self, code: CloseCode) -> None:
+        with self.call() as connection:
+            connection.abort(code)
+
+    @is_heard
+    @rule(count=st.integers(1, 5))
+    def speak(self, count: int) -> None:
+        for _ in range(count):
+            text = str(len(self.spoken))
+            self.connection.receive(TEXT, True, text.encode())
+            self.spoken.append(text)
+
+    @is_heard
+    @rule()
+    def speak_in_fragments(self) -> None:
+        text = str(len(self.spoken))
+        self.connection.receive(TEXT, False, text.encode())
+        self.connection.receive(PING, True, b"within")
+        self.connection.receive(CONTINUATION, True, b"")
+        self.spoken.append(text)
+
+    @is_heard
+    @rule(opcode=st.sampled_from([PING, PONG]), count=st.integers(1, 60))
+    def knock(self, opcode: int, count: int) -> None:
+        for _ in range(count):
+            if not self.connection.is_discarding:
+                self.connection.receive(opcode, True, b"knock")
+
+    @is_heard
+    @rule(payload=st.sampled_from([b"", b"\x03\xe8", b"\x03\xe9bye", b"\x03", b"\x0f\xa0", b"\x03\xe8\xff"]))
+    def peer_closes(self, payload: bytes) -> None:
+        self.connection.receive(CLOSE, True, payload)
+
+    @is_heard
+    @rule()
+    def bad_text(self) -> None:
+        self.connection.receive(TEXT, True, b"\xff")
+
+    @is_heard
+    @rule()
+    def violate(self) -> None:
+        self.connection.violate(Violation(CloseCode.PROTOCOL_ERROR, "on purpose"))
+
+    @is_there
+    @rule()
+    def raise_from_now_on(self) -> None:
+        self.handler.raises = True
+
+    @is_there
+    @precondition(lambda self: not self.is_blocked)
+    @rule()
+    def block(self) -> None:
+        self.is_blocked = True
+        self.transport.buffer_bytes = 70_000
+        self.connection.block()
+
+    @is_there
+    @precondition(lambda self: self.is_blocked)
+    @rule()
+    def unblock(self) -> None:
+        self.is_blocked = False
+        self.transport.buffer_bytes = 0
+        self.connection.unblock()
+
+    @rule()
+    def turn(self) -> None:
+        self.loop.run()
+
+    @rule(passes=st.sampled_from([0.1, 3.0, 11.0, 30.0]))
+    def tick(self, passes: float) -> None:
+        self.loop.now += passes
+        connection = self.connection
+        for queue, act in (
+            (self.upkeep.unidentified, lambda: connection.close(CloseCode.IDENTIFY_TIMEOUT)),
+            (self.upkeep.closing, connection.cut),
+            (self.upkeep.pings, lambda: connection.ping(self.loop.now)),
+            (self.upkeep.watched, lambda: connection.judge(self.loop.now)),
+        ):
+            if queue.take_due(self.loop.now, 1):
+                act()
+
+    @is_there
+    @precondition(lambda self: self.transport.ended is None)
+    @rule()
+    def peer_ends(self) -> None:
+        self.connection.peer_ended()
+
+    @is_there
+    @rule()
+    def lose(self) -> None:
+        self.transport.ended = self.transport.ended or "lost"
+        self.connection.lost()
+
+    @invariant()
+    def is_told_once(self) -> None:
+        if not hasattr(self, "connection"):
+            return
+        assert len(self.handler.closed) <= 1
+        if self.connection.is_open:
+            assert not self.handler.closed
+            assert self.connection.code is None
+        else:
+            assert self.connection.code is not None
+            assert self.handler.closed or any(callback == self.connection._tell for callback, _ in self.loop.soon)
+
+    @invariant()
+    def is_bounded(self) -> None:
+        if hasattr(self, "connection"):
+            assert self.connection.control_bytes <= LANE_BYTES
+            assert self.connection.is_paused or not self.connection.control_bytes
+            if self.connection.control_bytes * 2 >= LANE_BYTES:
+                assert not self.transport.is_reading or self.transport.ended is not None
+
+    @invariant()
+    def keeps_order(self) -> None:
+        if not hasattr(self, "connection"):
+            return
+        written = [payload for opcode, payload in self.writer.frames if opcode == TEXT and payload != b"state"]
+        assert written == self.sent[: len(written)], "the control lane lost or moved something"
+        if self.connection.is_open and not self.connection.is_paused:
+            assert written == self.sent
+        assert self.handler.messages == self.spoken[: len(self.handler.messages)]
+
+    @invariant()
+    def ends_in_bounded_time(self) -> None:
+        if hasattr(self, "connection") and not self.connection.is_open and not self.lost:
+            assert self.connection in self.upkeep.closing or self.transport.ended is not None
+
+    def teardown(self) -> None:
+        if hasattr(self, "connection"):
+            if not self.lost:
+                self.lose()
+            self.loop.run()
+            assert len(self.handler.closed) == 1
+            assert self.lost == [self.connection]
+            for queue in (self.upkeep.unidentified, self.upkeep.closing, self.upkeep.pings, self.upkeep.watched):
+                assert not len(queue), "it is still kept"
+            self.socket.close()
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_binary_is_the_opcode_of_a_binary_subprotocol() -> None:
+    life = Life()
+    life.open()
+    scanner = FrameScanner(1000, 4, frozenset((BINARY,)))
+    connection = Connection(life.upkeep, Noting(), Upgrade("", None, False), "", 2, scanner, lambda lost: None)
+    connection.opened(life.writer)
+    connection.send_control(b"a")
+    connection.send_state(b"b")
+    connection.send_control("c")
+    assert life.writer.frames == [(BINARY, b"a"), (BINARY, b"b"), (TEXT, b"c")]
+    life.socket.close()
