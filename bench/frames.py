@@ -25,7 +25,14 @@ from bench.servers import ServerProcess
 
 CHROMIUM = "/usr/bin/chromium"
 # Without a frame limit there would be no frame to miss; without a GPU it is the same everywhere.
-FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run".split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 REPORT_INTERVAL_S = 10.0
 STEP_DEGREES = 0.4  # between two reports
 FRAME_MS = 1000 / 60

@@ -142,7 +142,7 @@ class Server:
             session.send(Drain(int(random.uniform(0.2, 1.0) * self.config.server.drain_s * 1000)))
         loop = asyncio.get_running_loop()
         stop = loop.time() + self.config.server.drain_s
-        while self._listener.connections and loop.time() < stop and not is_enough():
+        while self._listener.connections and loop.time() < stop and not is_enough():  # noqa: ASYNC110 - `is_enough` is no event
             await asyncio.sleep(DRAIN_POLL_S)
         self._listener.close_all(CloseCode.RESTART)
 

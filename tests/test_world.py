@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from random import Random
 from typing import Any
@@ -69,9 +70,9 @@ def test_each_aircraft_reports_once_in_its_interval_and_flies_on_from_where_it_a
         assert parser.parse(updates[0]).op is Op.UPSERT
         legs = [update for update in updates if update.get("type") == "Feature"]
         assert len(legs) > 1, "it never arrived"
-        for before, after in zip(legs, legs[1:], strict=False):
+        for before, after in itertools.pairwise(legs):
             assert after["properties"]["from"] == before["properties"]["to"]
-        for before, after in zip(updates, updates[1:], strict=False):
+        for before, after in itertools.pairwise(updates):
             parser.parse(after)
             if after.get("op") == "patch":
                 way = km(tuple(before["geometry"]["coordinates"]), tuple(after["geometry"]["coordinates"]))

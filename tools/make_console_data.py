@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def unwrapped(ring: Ring) -> Ring:
     """Return a ring that jumps across the antimeridian as one that goes on beyond it, or around the south pole."""
     result = [ring[0]]
     turns = 0
-    for (before, _), (x, y) in zip(ring, ring[1:], strict=False):
+    for (before, _), (x, y) in itertools.pairwise(ring):
         if abs(x - before) > 180:
             turns += 360 if x < before else -360
         result.append((x + turns, y))
@@ -70,7 +71,7 @@ def pack(ring: Ring) -> list[int]:
     steps = [(round(x * SCALE), round(y * SCALE)) for x, y in ring]
     kept = [point for i, point in enumerate(steps) if i == 0 or point != steps[i - 1]]
     flat = [*kept[0]]
-    for (x0, y0), (x1, y1) in zip(kept, kept[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(kept):
         flat += (x1 - x0, y1 - y0)
     return flat
 

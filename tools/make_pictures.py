@@ -17,7 +17,14 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
-FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run".split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 PLACES = {"austin-": "#10.9/30.29/-97.735", "": ""}
 SETTLE_S = {"austin-": 50, "": 25}

@@ -33,7 +33,14 @@ Seen = TypeVar("Seen")
 WAIT_S = 20.0
 DESKTOP, PHONE = (1440, 900), (390, 844)
 AUSTIN = "#10/30.27/-97.74"
-FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run".split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 CAMERA = """() => {
   const { x, y, worldPx, width, height } = window.realtimeConsole.camera;
   return { x, y, world: worldPx, width, height };

@@ -13,10 +13,14 @@ from realtime.server import Server
 from tests.page.browsing import AUSTIN, DESKTOP, PHONE, Console, World, anyio_backend, browser, configured, console
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Browser, Page, Route
 
 __all__ = ["anyio_backend", "browser"]
 
+# One red pixel, as a PNG.
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+)
 BUSES = '["==", ["kind"], "bus"]'
 
 
@@ -328,3 +332,29 @@ async def test_an_empty_view_says_so(browser: Browser) -> None:
             await page.page.fill("#filter", '["==", ["kind"], "zeppelin"]')
             await page.page.click("#apply")
             await page.page.get_by_text("Nothing here passes the filter").wait_for()
+
+
+async def test_tiles_are_loaded_only_from_where_a_person_says(browser: Browser) -> None:
+    asked: list[str] = []
+
+    async def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        await route.fulfill(status=200, content_type="image/png", body=PIXEL)
+
+    async def before(page: Page) -> None:
+        await page.route("**/tiles/**", answer)
+
+    async with Server(configured()) as server:
+        async with console(browser, server, "#1.5/20/0", before=before) as page:
+            await page.page.click("summary")
+            assert asked == []
+            pixel = "[...document.getElementById('ground').getContext('2d').getImageData(700, 40, 1, 1).data.slice(0, 3)]"
+            await page.page.fill("#tiles", f"{server.page_url}/tiles/{{z}}/{{x}}/{{y}}.png")
+            await page.page.press("#tiles", "Enter")
+            await page.wait(f"{pixel}.join() === '255,0,0'")  # the colour of the tile
+            places = [tuple(map(int, url.partition("/tiles/")[2].removesuffix(".png").split("/"))) for url in asked]
+            assert all(z in (2, 3) and 0 <= x < 2**z and 0 <= y < 2**z for z, x, y in places), places
+            assert len(places) == len(set(places)), "each is asked for once"
+            await page.page.fill("#tiles", "")
+            await page.page.press("#tiles", "Enter")
+            await page.wait(f"{pixel}.join() !== '255,0,0'")

@@ -96,9 +96,7 @@ class ReferenceEngine:
             outbox = session.outbox
             if was != is_:
                 outbox.offer(id, entry.held if was else 0, is_, new.wire if new else 0, now)
-            elif not is_ or not is_visible:
-                continue
-            elif id in outbox.showing:
+            elif not is_ or not is_visible or id in outbox.showing:
                 continue
             else:
                 outbox.showing[id] = entry

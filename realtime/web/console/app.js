@@ -63,7 +63,7 @@ const editor = new FilterEditor(
     filterAnew();
   },
 );
-const notices = new Notices(client, by("notice"), by("notice-text"), by("notice-act"), showWorld);
+const notices = new Notices(client, by("notice"), showWorld);
 
 // Frames
 

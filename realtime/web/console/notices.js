@@ -11,6 +11,7 @@ export class Notices {
   #client;
   #box;
   #text;
+  #when; // not read out: it changes each second
   #button;
   #showWorld;
   #told = { text: "", until: 0 };
@@ -18,13 +19,12 @@ export class Notices {
   #lost = null; // how the connection was lost; null while there is one
   #act = null;
 
-  constructor(client, box, text, button, showWorld) {
+  constructor(client, box, showWorld) {
     this.#client = client;
     this.#box = box;
-    this.#text = text;
-    this.#button = button;
+    [this.#text, this.#when, this.#button] = box.querySelectorAll("span, button");
     this.#showWorld = showWorld;
-    button.addEventListener("click", () => this.#act?.());
+    this.#button.addEventListener("click", () => this.#act?.());
   }
 
   /** Says something for a while. */
@@ -44,29 +44,30 @@ export class Notices {
     const { status } = this.#client;
     if (status.state === "closed" && this.#lost?.status !== status) this.#lost = { status, at: now };
     if (status.state === "open") this.#lost = null;
-    const [text, label, act] = this.#present(now);
-    if (this.#box.hidden === Boolean(text)) this.#box.hidden = !text;
-    if (text && this.#text.textContent !== text) this.#text.textContent = text;
+    const { text, when = "", label, act } = this.#present(now);
+    this.#box.hidden = !text;
+    if (this.#text.textContent !== text) this.#text.textContent = text; // or it would be read out again
+    this.#when.textContent = when;
     this.#button.hidden = !act;
     if (act) this.#button.textContent = label;
-    this.#act = act;
+    this.#act = act ?? null;
   }
 
+  /** What to say now: { text, when, label and act of the button }. */
   #present(now) {
     const client = this.#client;
     if (this.#lost) {
       const { status, at } = this.#lost;
-      const { retry_ms, reason, code } = status;
-      if (retry_ms === null) return [`Closed: ${reason || code}.`, "Try now", () => client.connect()];
-      const seconds = Math.ceil((at + retry_ms - now) / 1000);
-      const when = client.status === status && seconds > 1 ? `Next try in ${seconds} s.` : "Trying again.";
-      const what = client.stats.connections ? "The connection is lost; what you see is from before." : "The server does not answer.";
-      return [`${what} ${when}`, "Try now", () => client.connect()];
+      const again = { label: "Try now", act: () => client.connect() };
+      if (status.retry_ms === null) return { text: `Closed: ${status.reason || status.code}.`, ...again };
+      const seconds = Math.ceil((at + status.retry_ms - now) / 1000);
+      const when = client.status === status && seconds > 1 ? ` Next try in ${seconds} s.` : " Trying again.";
+      return { text: client.stats.connections ? "The connection is lost; what you see is from before." : "The server does not answer.", when, ...again };
     }
-    if (this.#told.until > now) return [this.#told.text];
+    if (this.#told.until > now) return { text: this.#told.text };
     const isEmpty = client.status.state === "open" && !client.entities.size && now - this.#stirredAt > EMPTY_AFTER_MS;
-    if (!isEmpty) return [""];
-    if (client.view.filter !== undefined && client.view.filter !== null) return ["Nothing here passes the filter."];
-    return ["Nothing here yet. Zoom out, or publish something.", "Show the world", this.#showWorld];
+    if (!isEmpty) return { text: "" };
+    if (client.view.filter !== undefined && client.view.filter !== null) return { text: "Nothing here passes the filter." };
+    return { text: "Nothing here yet. Zoom out, or publish something.", label: "Show the world", act: this.#showWorld };
   }
 }

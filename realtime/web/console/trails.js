@@ -1,11 +1,12 @@
 /**
  * Where moving points have come from: the last few places of each, as a fading line.
  *
- * Law: only while few points are shown, where one can follow each of them; of each at most `PLACES_MAX` places are kept.
+ * Law: only while few points are shown, where one can follow each of them; the more there are, the shorter the lines.
  */
 
 const POINTS_MAX = 2000;
 const PLACES_MAX = 24;
+const SEGMENTS_MAX = 4000; // of all trails, in a frame
 const PIECES = 3; // a trail is drawn in so many, the oldest faintest
 
 export class Trails {
@@ -27,7 +28,8 @@ export class Trails {
   /** `positionOf(id)` is where a point is drawn now: the end of its trail. */
   draw(context, camera, colors, positionOf) {
     const world = camera.worldPx;
-    const paths = new Map(); // "kind/piece" -> Path2D
+    const most = Math.max(2, Math.min(PLACES_MAX, Math.floor(SEGMENTS_MAX / this.#places.size)));
+    const paths = new Map(); // "piece/kind" -> Path2D
     for (const [id, { kind, xy }] of this.#places) {
       const [x, y] = positionOf(id);
       const shift = Math.round(camera.x - x); // into the copy of the world that is nearest to the middle
@@ -35,9 +37,9 @@ export class Trails {
       const py = (y) => (y - camera.y) * world + camera.height / 2;
       if (Math.abs(px(x) - camera.width / 2) > camera.width || Math.abs(py(y) - camera.height / 2) > camera.height) continue;
       const count = xy.length / 2;
-      for (let i = 0; i < count; i++) {
+      for (let i = Math.max(0, count - most); i < count; i++) {
         const isLast = i + 1 === count;
-        const piece = PIECES - 1 - Math.min(PIECES - 1, Math.floor(((count - 1 - i) * PIECES) / PLACES_MAX));
+        const piece = PIECES - 1 - Math.min(PIECES - 1, Math.floor(((count - 1 - i) * PIECES) / most));
         const key = `${piece}/${kind}`;
         let path = paths.get(key);
         if (!path) paths.set(key, (path = new Path2D()));
