@@ -344,17 +344,16 @@ async def test_tiles_are_loaded_only_from_where_a_person_says(browser: Browser) 
     async def before(page: Page) -> None:
         await page.route("**/tiles/**", answer)
 
-    async with Server(configured()) as server:
-        async with console(browser, server, "#1.5/20/0", before=before) as page:
-            await page.page.click("summary")
-            assert asked == []
-            pixel = "[...document.getElementById('ground').getContext('2d').getImageData(700, 40, 1, 1).data.slice(0, 3)]"
-            await page.page.fill("#tiles", f"{server.page_url}/tiles/{{z}}/{{x}}/{{y}}.png")
-            await page.page.press("#tiles", "Enter")
-            await page.wait(f"{pixel}.join() === '255,0,0'")  # the colour of the tile
-            places = [tuple(map(int, url.partition("/tiles/")[2].removesuffix(".png").split("/"))) for url in asked]
-            assert all(z in (2, 3) and 0 <= x < 2**z and 0 <= y < 2**z for z, x, y in places), places
-            assert len(places) == len(set(places)), "each is asked for once"
-            await page.page.fill("#tiles", "")
-            await page.page.press("#tiles", "Enter")
-            await page.wait(f"{pixel}.join() !== '255,0,0'")
+    async with Server(configured()) as server, console(browser, server, "#1.5/20/0", before=before) as page:
+        await page.page.click("summary")
+        assert asked == []
+        pixel = "[...document.getElementById('ground').getContext('2d').getImageData(700, 40, 1, 1).data.slice(0, 3)]"
+        await page.page.fill("#tiles", f"{server.page_url}/tiles/{{z}}/{{x}}/{{y}}.png")
+        await page.page.press("#tiles", "Enter")
+        await page.wait(f"{pixel}.join() === '255,0,0'")  # the colour of the tile
+        places = [tuple(map(int, url.partition("/tiles/")[2].removesuffix(".png").split("/"))) for url in asked]
+        assert all(z in (2, 3) and 0 <= x < 2**z and 0 <= y < 2**z for z, x, y in places), places
+        assert len(places) == len(set(places)), "each is asked for once"
+        await page.page.fill("#tiles", "")
+        await page.page.press("#tiles", "Enter")
+        await page.wait(f"{pixel}.join() !== '255,0,0'")
