@@ -140,8 +140,9 @@ class Noting:
 class Life(RuleBasedStateMachine):
     """One connection, from its upgrade to the loss of its socket."""
 
-    @initialize()
-    def open(self) -> None:
+    @initialize(fate=st.integers(0, 30))
+    def open(self, fate: int = 0) -> None:
+        """Nothing ends the connection for the first `fate` steps; otherwise few would live to see anything."""
         self.loop = FakeLoop()
         quiet = logging.getLogger("test_connection_machine")
         quiet.disabled = True
@@ -160,7 +161,8 @@ class Life(RuleBasedStateMachine):
         self.spoken: list[str] = []  # by the peer
         self.is_blocked = False
         self.is_within = False
-        self.was_open_last = True
+        self.steps = 0
+        self.fate = fate
 
     @contextmanager
     def call(self) -> Iterator[Connection]:
@@ -169,6 +171,7 @@ class Life(RuleBasedStateMachine):
         yield self.connection
         self.handler.is_inside = False
 
+    is_fated = precondition(lambda self: self.steps >= self.fate)
     is_there = precondition(lambda self: not self.lost)
     is_open = precondition(lambda self: self.connection.is_open)
     is_heard = precondition(
@@ -176,12 +179,13 @@ class Life(RuleBasedStateMachine):
     )
 
     @is_open
-    @rule(size=st.integers(0, 300))
-    def send_control(self, size: int) -> None:
-        data = b"%d " % len(self.sent) + b"*" * size
-        with self.call() as connection:
-            connection.send_control(data)
-        self.sent.append(data)
+    @rule(sizes=st.lists(st.integers(0, 200), min_size=1, max_size=4))
+    def send_control(self, sizes: list[int]) -> None:
+        for size in sizes:
+            data = b"%d " % len(self.sent) + b"*" * size
+            with self.call() as connection:
+                connection.send_control(data)
+            self.sent.append(data)
 
     @rule()
     def send_state(self) -> None:
@@ -194,11 +198,17 @@ class Life(RuleBasedStateMachine):
         with self.call() as connection:
             connection.hold_reading(is_held)
 
+    @is_fated
     @rule(code=st.sampled_from([CloseCode.NORMAL, CloseCode.RATE_LIMITED]), reason=st.text(max_size=200))
     def close(self, code: CloseCode, reason: str) -> None:
+        was_open = self.connection.is_open
         with self.call() as connection:
             connection.close(code, reason)
+        if was_open:
+            assert self.control_written() == self.sent, "a close left out what was to be sent before it"
+            assert self.writer.close_code == code
 
+    @is_fated
     @rule(code=st.sampled_from([CloseCode.BUG, CloseCode.SLOW_CONSUMER]))
     def abort(self, code: CloseCode) -> None:
         with self.call() as connection:
@@ -229,21 +239,25 @@ class Life(RuleBasedStateMachine):
                 self.connection.receive(opcode, True, b"knock")
 
     @is_heard
+    @is_fated
     @rule(payload=st.sampled_from([b"", b"\x03\xe8", b"\x03\xe9bye", b"\x03", b"\x0f\xa0", b"\x03\xe8\xff"]))
     def peer_closes(self, payload: bytes) -> None:
         self.connection.receive(CLOSE, True, payload)
 
     @is_heard
+    @is_fated
     @rule()
     def bad_text(self) -> None:
         self.connection.receive(TEXT, True, b"\xff")
 
     @is_heard
+    @is_fated
     @rule()
     def violate(self) -> None:
         self.connection.violate(Violation(CloseCode.PROTOCOL_ERROR, "on purpose"))
 
     @is_there
+    @is_fated
     @rule()
     def raise_from_now_on(self) -> None:
         self.handler.raises = True
@@ -282,21 +296,28 @@ class Life(RuleBasedStateMachine):
                 act()
 
     @is_there
+    @is_fated
     @precondition(lambda self: self.transport.ended is None)
     @rule()
     def peer_ends(self) -> None:
         self.connection.peer_ended()
 
     @is_there
+    @is_fated
     @rule()
     def lose(self) -> None:
         self.transport.ended = self.transport.ended or "lost"
         self.connection.lost()
 
+    def control_written(self) -> list[bytes]:
+        """Return what was written of the control lane."""
+        return [payload for opcode, payload in self.writer.frames if opcode == TEXT and payload != b"state"]
+
     @invariant()
     def is_told_once(self) -> None:
         if not hasattr(self, "connection"):
             return
+        self.steps += 1
         assert len(self.handler.closed) <= 1
         if self.connection.is_open:
             assert not self.handler.closed
@@ -317,7 +338,7 @@ class Life(RuleBasedStateMachine):
     def keeps_order(self) -> None:
         if not hasattr(self, "connection"):
             return
-        written = [payload for opcode, payload in self.writer.frames if opcode == TEXT and payload != b"state"]
+        written = self.control_written()
         assert written == self.sent[: len(written)], "the control lane lost or moved something"
         if self.connection.is_open and not self.connection.is_paused:
             assert written == self.sent

@@ -144,9 +144,8 @@ class Console:
     async def mirror(self) -> dict[str, Any]:
         """Return the page's view and the entities that it holds, by id."""
         found = json.loads(await self.ask(MIRROR))
-        assert found["points"] == sum(entity["geometry"]["type"] == "Point" for entity in found["entities"]), (
-            "as many are drawn as are held"
-        )
+        points = sum(entity["geometry"]["type"] == "Point" for entity in found["entities"])
+        assert found["points"] == points, "as many are drawn as are held"
         return {"view": found["view"], "entities": {entity["id"]: entity for entity in found["entities"]}}
 
     async def agrees(self, when: str) -> dict[str, Any]:
@@ -160,7 +159,16 @@ class Console:
             return seen[0]["entities"] == seen[1]
 
         mirror, _ = await eventually(ask, is_equal, f"the mirror is right {when}")
+        bbox = mirror["view"]["bbox"]
+        if bbox is not None and bbox[2] - bbox[0] < 360:  # the world is looked at once, however often it is on the screen
+            assert await self.astray_px(bbox) < 1, f"what is looked at is not what is on the screen, {when}"
         return mirror
+
+    async def astray_px(self, bbox: list[float]) -> float:
+        """Return how far the edges of a box are from those of the screen."""
+        (left, bottom), (right, top) = await self.spot(*bbox[:2]), await self.spot(*bbox[2:])
+        assert self.page.viewport_size is not None
+        return max(abs(left), abs(top), abs(right - self.page.viewport_size["width"]), abs(bottom - self.page.viewport_size["height"]))
 
     async def looks(self, is_so: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
         """Wait until the page looks at something; return the view."""
@@ -206,8 +214,9 @@ async def console(
         await page.goto(f"{server.page_url}/{place}")
         await one.wait("window.realtimeConsole?.client.stats.deltas > 0")
         yield one
-        assert one.hosts == {"127.0.0.1"}
-        assert [complaint for complaint in one.complaints if but_for not in complaint] == []
+        assert one.hosts == {"127.0.0.1"}, one.hosts
+        complaints = [complaint for complaint in one.complaints if but_for not in complaint]
+        assert not complaints, complaints
     finally:
         await context.close()
 
