@@ -146,13 +146,15 @@ class Connection:
         if not self._is_blocked:
             self._write(opcode, data)
             return
+        lane_bytes_max = self._upkeep.limits.control_lane_bytes
+        if self.control_bytes + len(data) > lane_bytes_max:
+            self.abort(CloseCode.SLOW_CONSUMER)
+            return
         if self._lane is None:
             self._lane = deque()
         self._lane.append((opcode, data))
         self.control_bytes += len(data)
-        if self.control_bytes > self._upkeep.limits.control_lane_bytes:
-            self.abort(CloseCode.SLOW_CONSUMER)
-        elif self.control_bytes * 2 >= self._upkeep.limits.control_lane_bytes:
+        if self.control_bytes * 2 >= lane_bytes_max:
             self._hold(_LANE, True)
 
     def send_state(self, data: bytes) -> None:

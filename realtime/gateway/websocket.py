@@ -179,9 +179,7 @@ class _Wire(WSProtocol):  # type: ignore[misc]
 
     def start(self, transport: asyncio.Transport, upgrade: Upgrade, early: bytes) -> None:
         """Take over a socket whose head was read; `early` came right behind it."""
-        transport.pause_reading()  # uvloop notices only when it starts reading that this protocol takes a buffer
         transport.set_protocol(self)
-        transport.resume_reading()
         self.connection_made(transport)
         head = (
             "GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
