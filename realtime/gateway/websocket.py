@@ -474,9 +474,8 @@ async def listen(
     `count(name)` counts what happens, by the names of COUNTS. Raises OSError where the port cannot be bound.
     """
     listener = Listener(config, handler_factory, public_get, count, endpoint)
-    # Not through aiofastnet, which picows would choose where it is installed: measured with an echo of 100 bytes under
-    # uvloop it is as fast (94,000 a second), with 20 kB a quarter faster at a quarter more CPU each, and an idle
-    # connection costs 14.5 kB instead of 9.8 kB. Idle ones are most of them.
+    # Not through aiofastnet, which picows would choose where it is installed: under uvloop an echo of 100 bytes or 20 kB
+    # is neither faster nor slower beyond the noise, and an idle connection costs 14.5 kB instead of 9.8 kB. Most are idle.
     server = await asyncio.get_running_loop().create_server(
         lambda: _Arrival(listener), config.server.host, config.server.port, backlog=ACCEPTS_PER_TURN, start_serving=False
     )

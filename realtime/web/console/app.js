@@ -45,6 +45,8 @@ function readColors() {
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
   readColors();
+  kinds.show(client.entities, colors);
+  inspector.paint(colors);
   invalidate(true);
 }
 

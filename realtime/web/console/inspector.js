@@ -34,9 +34,13 @@ export class Inspector {
     if (!feature) return;
     this.#seen = performance.now();
     by("entity-name").textContent = String(feature.properties.name ?? feature.properties.label ?? feature.id);
-    by("entity-swatch").style.background = colors.ofKind(feature.kind ?? "");
+    this.paint(colors);
     by("entity-facts").replaceChildren(...factsOf(feature).flatMap(rowOf));
     this.age();
+  }
+
+  paint(colors) {
+    if (this.#feature) by("entity-swatch").style.background = colors.ofKind(this.#feature.kind ?? "");
   }
 
   /** Shows what became of the entity: `feature` is what is held of it, `reason` why nothing is. */
