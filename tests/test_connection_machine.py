@@ -26,7 +26,8 @@ from realtime.gateway.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEX
 from realtime.gateway.handshake import Upgrade
 from realtime.gateway.upkeep import Upkeep
 
-LANE_BYTES = 1000
+STATE = b"state" * 30
+LANE_BYTES, HIGH_BYTES, LOW_BYTES = 1000, 300, 100
 LIMITS = msgspec.structs.replace(LimitsConfig(), control_lane_bytes=LANE_BYTES)
 
 
@@ -91,22 +92,38 @@ class FakeTransport:
 
 
 class FakeWriter:
-    """Notes the frames that are written."""
+    """Notes the frames that are written, and fills the transport with them."""
 
     def __init__(self, transport: FakeTransport) -> None:
         self.transport: Any = transport
+        self.connection: Connection | None = None
         self.frames: list[tuple[int, bytes]] = []
         self.close_code: int | None = None
+        self.is_full = False
 
     def send(self, opcode: int, payload: bytes) -> None:
         assert self.close_code is None, "a frame behind the close frame"
         assert not self.transport.has_sent_eof and self.transport.ended is None, "a frame after the end"
+        assert opcode != PING or not self.is_full, "a ping to a socket that takes nothing"
         self.frames.append((opcode, payload))
+        self.transport.buffer_bytes += len(payload)
+        if self.transport.buffer_bytes > HIGH_BYTES and not self.is_full:
+            self.is_full = True
+            assert self.connection is not None
+            self.connection.block()
 
     def send_close(self, code: int, reason: bytes) -> None:
         assert self.close_code is None, "two close frames"
         assert len(reason) <= 123
         self.close_code = code
+
+    def drain(self, size: int) -> None:
+        """Take bytes out of the transport."""
+        self.transport.buffer_bytes -= size
+        if self.is_full and self.transport.buffer_bytes <= LOW_BYTES:
+            self.is_full = False
+            assert self.connection is not None
+            self.connection.unblock()
 
 
 class Noting:
@@ -156,11 +173,11 @@ class Life(RuleBasedStateMachine):
         scanner = FrameScanner(1000, 4, frozenset((TEXT,)))
         self.connection = Connection(upkeep, self.handler, Upgrade("", None, True), "192.0.2.1", 1, scanner, self.lost.append)
         self.upkeep = upkeep
+        self.writer.connection = self.connection
         self.connection.opened(self.writer)
+        self.connection.identified()
         self.sent: list[bytes] = []  # by the control lane
         self.spoken: list[str] = []  # by the peer
-        self.is_blocked = False
-        self.is_within = False
         self.steps = 0
         self.fate = fate
 
@@ -179,7 +196,7 @@ class Life(RuleBasedStateMachine):
     )
 
     @is_open
-    @rule(sizes=st.lists(st.integers(0, 200), min_size=1, max_size=4))
+    @rule(sizes=st.lists(st.integers(0, 200), min_size=1, max_size=5))
     def send_control(self, sizes: list[int]) -> None:
         for size in sizes:
             data = b"%d " % len(self.sent) + b"*" * size
@@ -191,7 +208,7 @@ class Life(RuleBasedStateMachine):
     def send_state(self) -> None:
         with self.call() as connection:
             if not connection.is_paused:
-                connection.send_state(b"state")
+                connection.send_state(STATE)
 
     @rule(is_held=st.booleans())
     def hold(self, is_held: bool) -> None:
@@ -232,11 +249,18 @@ class Life(RuleBasedStateMachine):
         self.spoken.append(text)
 
     @is_heard
-    @rule(opcode=st.sampled_from([PING, PONG]), count=st.integers(1, 60))
-    def knock(self, opcode: int, count: int) -> None:
-        for _ in range(count):
+    @rule(opcode=st.sampled_from([PING, PONG]))
+    def knock(self, opcode: int) -> None:
+        self.connection.receive(opcode, True, b"knock")
+
+    @is_heard
+    @is_fated
+    @rule()
+    def knock_too_often(self) -> None:
+        for _ in range(101):
             if not self.connection.is_discarding:
-                self.connection.receive(opcode, True, b"knock")
+                self.connection.receive(PING, True, b"knock")
+        assert not self.connection.is_open
 
     @is_heard
     @is_fated
@@ -263,27 +287,27 @@ class Life(RuleBasedStateMachine):
         self.handler.raises = True
 
     @is_there
-    @precondition(lambda self: not self.is_blocked)
-    @rule()
-    def block(self) -> None:
-        self.is_blocked = True
-        self.transport.buffer_bytes = 70_000
-        self.connection.block()
-
-    @is_there
-    @precondition(lambda self: self.is_blocked)
-    @rule()
-    def unblock(self) -> None:
-        self.is_blocked = False
-        self.transport.buffer_bytes = 0
-        self.connection.unblock()
+    @rule(data=st.data())
+    def drain(self, data: st.DataObject) -> None:
+        """The socket takes some of what lies in the transport."""
+        if self.transport.buffer_bytes:
+            self.writer.drain(data.draw(st.integers(1, self.transport.buffer_bytes)))
 
     @rule()
     def turn(self) -> None:
         self.loop.run()
 
-    @rule(passes=st.sampled_from([0.1, 3.0, 11.0, 30.0]))
-    def tick(self, passes: float) -> None:
+    @rule()
+    def tick(self) -> None:
+        self.pass_time(0.1)
+
+    @is_fated
+    @rule(passes=st.sampled_from([3.0, 11.0, 30.0]))
+    def tick_long(self, passes: float) -> None:
+        self.pass_time(passes)
+
+    def pass_time(self, passes: float) -> None:
+        """Let the clock run, and the upkeep do what is due."""
         self.loop.now += passes
         connection = self.connection
         for queue, act in (
@@ -296,14 +320,13 @@ class Life(RuleBasedStateMachine):
                 act()
 
     @is_there
-    @is_fated
-    @precondition(lambda self: self.transport.ended is None)
+    @precondition(lambda self: self.steps >= self.fate + 10 and self.transport.ended is None)
     @rule()
     def peer_ends(self) -> None:
         self.connection.peer_ended()
 
     @is_there
-    @is_fated
+    @precondition(lambda self: self.steps >= self.fate + 10)
     @rule()
     def lose(self) -> None:
         self.transport.ended = self.transport.ended or "lost"
@@ -311,7 +334,7 @@ class Life(RuleBasedStateMachine):
 
     def control_written(self) -> list[bytes]:
         """Return what was written of the control lane."""
-        return [payload for opcode, payload in self.writer.frames if opcode == TEXT and payload != b"state"]
+        return [payload for opcode, payload in self.writer.frames if opcode == TEXT and payload != STATE]
 
     @invariant()
     def is_told_once(self) -> None:
@@ -362,7 +385,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLife.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
 
 
 def test_binary_is_the_opcode_of_a_binary_subprotocol() -> None:

@@ -334,6 +334,9 @@ def seconds(data: str | bytes) -> float:
 
 @pytest.mark.parametrize("shape", FILLED)
 def test_decoding_takes_time_in_proportion_to_size(shape: str) -> None:
-    """Four times as much takes about four times as long; were it quadratic, it would take sixteen times, however often one measures."""
-    whole, quarter = FILLED[shape](BYTES_MAX), FILLED[shape](BYTES_MAX // 4)
-    assert any(seconds(whole) <= 10 * seconds(quarter) for _ in range(5))
+    """Sixteen times as much takes about sixteen times as long; were it quadratic, it would take 256 times.
+
+    What lies between is for caches and for pages that the larger one touches first, which cost several times as much.
+    """
+    whole, part = FILLED[shape](BYTES_MAX), FILLED[shape](BYTES_MAX // 16)
+    assert any(seconds(whole) <= 100 * seconds(part) for _ in range(5))
