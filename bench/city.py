@@ -8,9 +8,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
+
+from bench import command_line
 from bench.client import RECEIVE_BUFFER_BYTES, Tally, Viewer
-from bench.report import city_verdicts, conclude, load_warnings, print_rows, window_rows, write_json
-from bench.trial import Options, Trial
+from bench.report import Verdict, city_verdicts, conclude, load_warnings, print_rows, window_rows
+from bench.results import Result, write
+from bench.trial import Options, Trial, Window, add_options, options_of
 
 REFRESHES = 3
 REFRESH_INTERVAL_S = 0.2  # above what `views_per_s` allows, so that each is answered
@@ -20,7 +24,10 @@ async def run_city(
     options: Options, rates: list[float], warm_up_s: float, seconds: float, stalled: float, profile_s: float, path: Path | None
 ) -> int:
     """Load one server with each rate in turn; print what was measured; return the exit code (that of the worst window)."""
-    windows, verdicts, texts = [], [], []
+    result = Result.begin("city", seed=options.seed, options=msgspec.structs.asdict(options))
+    windows: list[Window] = []
+    verdicts: list[list[Verdict]] = []
+    texts: list[str] = []
     async with Trial(options, is_hosted=profile_s > 0) as trial:
         tally, stalled_tally = Tally(), Tally()
         places = trial.city.by_shown() if stalled else range(options.viewers)
@@ -47,8 +54,19 @@ async def run_city(
             closed = (await trial.metrics())['realtime_connections_closed_total{code="4000"}']
             print(f"  {len(sleepers)} viewers stopped reading; closed with 4000: {closed:.0f}")
         if path is not None:
-            write_json(path, options, trial.server.command, windows=windows, verdicts=verdicts)
+            _fill(result, windows, verdicts)
+            result.close()
+            write(path, result)
     return max(int(not all(verdict.is_met for verdict in each)) for each in verdicts)
+
+
+def _fill(result: Result, windows: list[Window], verdicts: list[list[Verdict]]) -> None:
+    for window in windows:
+        at = f" at {window.offered_per_s:,.0f} changes/s"
+        result.row(f"deltas applied{at}", window.deltas_per_s, "deltas/s", facts={"bytes per delta": round(window.bytes_per_delta, 1)})
+        result.row(f"p99 publish to apply{at}", window.waits.p99_ms, "ms", facts={"conflated": round(window.conflated, 3)})
+    result.notes = [f"{'met' if verdict.is_met else 'not met'}: {verdict.text}" for each in verdicts for verdict in each]
+    result.details = {"windows": windows, "verdicts": verdicts}
 
 
 async def ask_much(viewers: list[Viewer]) -> None:
@@ -65,3 +83,18 @@ async def _profile(trial: Trial, warm_up_s: float, seconds: float) -> str:
     await asyncio.sleep(warm_up_s)
     answer = await trial.server.ask({"do": "profile", "seconds": seconds, "lines": 30})
     return str(answer["text"])
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; return its exit code."""
+    parser = command_line.parser("city", "Viewers of one city, every mirror compared with brute force.")
+    add_options(parser)
+    add = parser.add_argument
+    add("--rate", type=float, nargs="+", default=[1500.0], metavar="CHANGES_PER_S", help="several: one after the other")
+    add("--warm-up", type=float, default=5.0, metavar="SECONDS", help="of load before what is measured")
+    add("--seconds", type=float, default=30.0)
+    add("--stalled", type=float, default=0.0, metavar="SHARE", help="of the viewers stop reading")
+    add("--profile", type=float, default=0.0, metavar="SECONDS", help="run cProfile in the server; it gets much slower")
+    given = parser.parse_args(arguments)
+    running = run_city(options_of(given), given.rate, given.warm_up, given.seconds, given.stalled, given.profile, given.json)
+    return command_line.run(running)

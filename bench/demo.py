@@ -1,4 +1,4 @@
-"""What the demo costs: `python -m bench.demo`.
+"""What the demo costs: `python -m bench demo`.
 
 One viewer of the whole world, and of Austin after that, in another process; counted is what the system says that
 `realtime demo` took of a core, server, simulation and all.
@@ -45,11 +45,11 @@ async def measure(pid: int, url: str, seconds: float) -> bool:
     return is_within
 
 
-def main() -> int:
-    """Start the demo, measure, end it."""
-    parser = argparse.ArgumentParser(prog="python -m bench.demo", description=__doc__.partition("\n")[0])
+def main(arguments: list[str]) -> int:
+    """Start the demo, measure, end it; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench demo", description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each view")
-    seconds = parser.parse_args().seconds
+    seconds = parser.parse_args(arguments).seconds
     command = [sys.executable, "-m", "realtime", "demo", "--port", "0", "--http-port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
         try:
@@ -59,7 +59,3 @@ def main() -> int:
         finally:
             demo.terminate()
     return 0 if is_within else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

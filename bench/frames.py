@@ -1,4 +1,4 @@
-"""How smoothly the console draws: `python -m bench.frames`.
+"""How smoothly the console draws: `python -m bench console`.
 
 Ten thousand points, each of which reports every ten seconds and glides in between, on the whole world in Chromium. What
 is printed is the time between two frames (what one sees) and the time that a page takes to draw one (what is left of the
@@ -139,9 +139,9 @@ async def run(options: argparse.Namespace) -> int:
     return 0 if found["drawn"] >= options.points else 1
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Run the command; return its exit code: 1 where not all points were drawn."""
-    parser = argparse.ArgumentParser(prog="python -m bench.frames", description="Measures how smoothly the console draws.")
+    parser = argparse.ArgumentParser(prog="python -m bench console", description="Measures how smoothly the console draws.")
     add = parser.add_argument
     add("--points", type=int, default=10_000)
     add("--width", type=int, default=1440)
@@ -153,8 +153,4 @@ def main() -> int:
     add("--seconds", type=float, default=10.0)
     add("--seed", type=int, default=1)
     add("--chromium", default=CHROMIUM, metavar="PATH")
-    return asyncio.run(run(parser.parse_args()))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return asyncio.run(run(parser.parse_args(arguments)))

@@ -3,8 +3,9 @@
     python -m bench.host [--set section.key=value]…
 
 Law: it says where it listens as `realtime serve` does, then obeys one JSON object a line on stdin, each answered on
-stdout by one with its `number`: {"do":"publish", …} plays a city's moves in process, {"do":"profile", …} runs cProfile
-for some seconds. Else it is `realtime serve`, and ends as that does.
+stdout by one with its `number`: {"do":"publish", …} plays a city's moves in process, {"do":"prepare", …} and
+{"do":"play", …} those of a dense city, at any rate, {"do":"profile", …} runs cProfile for some seconds. Else it is
+`realtime serve`, and ends as that does.
 """
 
 from __future__ import annotations
@@ -12,21 +13,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
+import gc
 import io
 import pstats
 import sys
 from collections.abc import Sequence
+from time import monotonic, thread_time
 from typing import Any
 
 import msgspec
 
 from bench.api import Verdict
 from bench.client import Schedule
-from bench.publish import publish
+from bench.dense import WORKLOADS
+from bench.publish import Published, publish
 from bench.workloads import City, Move, entity_id
 from realtime.cli.serve import serve_until_told
 from realtime.config import load
 from realtime.server import Server
+
+BATCH_CHANGES_MAX = 20_000  # given to the server at once by a publisher that is late; it slices them
 
 
 class Playing:
@@ -51,6 +57,44 @@ class Playing:
         return Verdict(result.accepted, result.unchanged, result.stale, result.rejected_total)
 
 
+class Rounds:
+    """Moves that are prepared as updates, so that nothing but their version has to be written when they are due."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._updates: list[dict[str, Any]] = []
+
+    def prepare(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Make the moves of a workload."""
+        self._updates = WORKLOADS[command["workload"]](command["seed"], 0, command["entities"]).prepared()
+        gc.collect()
+        gc.freeze()  # a publisher would have a few hundred updates; what the collector thinks of these is not the server's
+        return {"updates": len(self._updates)}
+
+    async def play(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Publish `count` moves from the `first_move` on as they come due, every `batch_ms` what is due by then, `until` it is over."""
+        schedule = Schedule(command["start"], command["rate"], command["first_version"])
+        count, batch_s, updates = command["count"], command["batch_ms"] / 1000, self._updates
+        done = Published()
+        place, cpu_before = command["first_move"] % len(updates), thread_time()
+        await asyncio.sleep(max(0.0, schedule.start - monotonic()))
+        while done.sent < count and (begun := monotonic()) < command["until"]:
+            due = min(count, schedule.version_due(begun) - schedule.first_version + 1, done.sent + BATCH_CHANGES_MAX)
+            batch = updates[place : place + due - done.sent]  # up to the end of the last round; the rest is due at once
+            if batch:
+                done.behind_max_s = max(done.behind_max_s, begun - schedule.start - done.sent / schedule.rate)
+                for version, update in enumerate(batch, schedule.first_version + done.sent):
+                    update["version"] = version
+                result = await self._server.publish_sliced(batch)
+                place = (place + len(batch)) % len(updates)
+                done.sent += len(batch)
+                done.accepted += result.accepted
+                done.refused += len(batch) - result.accepted
+            await asyncio.sleep(max(0.0, begun + batch_s - monotonic()))
+        answer: dict[str, Any] = msgspec.to_builtins(done)
+        return {**answer, "process_cpu_s": thread_time() - cpu_before}
+
+
 async def profile(seconds: float, lines: int) -> dict[str, Any]:
     """Profile this process; return the functions that took most time, as `pstats` prints them."""
     profiler = cProfile.Profile()
@@ -67,12 +111,16 @@ async def obey(server: Server) -> None:
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    playing = Playing(server)
+    playing, rounds = Playing(server), Rounds(server)
     tasks: set[asyncio.Task[None]] = set()
 
     async def answer(command: dict[str, Any]) -> None:
         if command["do"] == "publish":
             result = await playing.play(command)
+        elif command["do"] == "prepare":
+            result = rounds.prepare(command)
+        elif command["do"] == "play":
+            result = await rounds.play(command)
         else:
             result = await profile(command["seconds"], command["lines"])
         print(msgspec.json.encode({"number": command["number"], **result}).decode(), flush=True)

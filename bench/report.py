@@ -1,21 +1,14 @@
-"""What is printed, and what is written as JSON.
+"""How `city` and `stall` judge a window and print it.
 
-Law: a bound stands here once, a verdict is printed for each, and the exit code is 0 only if all are met. No figure
-without the command that made it.
+Law: a bound of theirs stands here once, a verdict is printed for each, and the exit code is 0 only if all are met.
 """
 
 from __future__ import annotations
 
-import platform
-import shlex
-import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
-
-from bench.trial import Mirrors, Options, Window
+from bench.trial import Mirrors, Window
 
 CHANGES_PER_S_MIN = 1500.0
 EDGE_SHARE = 0.01  # of a rate that a batch at the edge of the window may cost
@@ -103,22 +96,3 @@ def conclude(verdicts: Sequence[Verdict], warnings: Iterable[str]) -> int:
     for verdict in verdicts:
         print(f"  {'met    ' if verdict.is_met else 'NOT MET'}  {verdict.text}")
     return 0 if all(verdict.is_met for verdict in verdicts) else 1
-
-
-def command() -> str:
-    """Return the command that is running."""
-    return shlex.join(("python", "-m", "bench", *sys.argv[1:]))
-
-
-def write_json(path: Path, options: Options, server: Sequence[str], **parts: Any) -> None:
-    """Write a run with what it takes to make it again."""
-    machine = {"python": platform.python_version(), "system": platform.platform(), "processor": _processor()}
-    whole = {"command": command(), "server": shlex.join(server), "machine": machine, "options": options, **parts}
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()

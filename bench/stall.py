@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
+from bench import command_line
 from bench.city import ask_much
 from bench.client import RECEIVE_BUFFER_BYTES, Tally
-from bench.report import STALL_RATIO_MAX, Verdict, conclude, load_warnings, mirrors_verdict, print_rows, write_json
-from bench.trial import Options, Trial, Window
+from bench.report import STALL_RATIO_MAX, Verdict, conclude, load_warnings, mirrors_verdict, print_rows
+from bench.results import Result, write
+from bench.trial import Options, Trial, Window, add_options, options_of
 
 CLOSED = 'realtime_connections_closed_total{code="4000"}'
 STALLED_BYTES_MAX = 512 * 1024  # outbox of a city's view, one frame, the write buffer; kernel buffers are not resident memory
@@ -33,6 +36,7 @@ class Phase(Struct, frozen=True):
 
 async def run_stall(options: Options, rate: float, warm_up_s: float, seconds: float, stalled: float, pairs: int, path: Path | None) -> int:
     """Run A and B alternately, `pairs` times each; print what was measured; return the exit code."""
+    result = Result.begin("stall", seed=options.seed, options=msgspec.structs.asdict(options))
     phases: list[Phase] = []
     stalling = max(1, round(options.viewers * stalled))
     async with Trial(options) as trial:
@@ -45,9 +49,20 @@ async def run_stall(options: Options, rate: float, warm_up_s: float, seconds: fl
             print(f"{kind}: {stalling if kind == 'B' else 0} of {options.viewers} viewers stop reading")
             print_rows(_rows(phase))
         mirrors = await trial.compare(readers)
-        if path is not None:
-            write_json(path, options, trial.server.command, phases=phases, mirrors=mirrors)
-    return conclude([*_verdicts(phases, stalling), mirrors_verdict(mirrors)], load_warnings(phase.window for phase in phases))
+    verdicts = [*_verdicts(phases, stalling), mirrors_verdict(mirrors)]
+    if path is not None:
+        _fill(result, phases, verdicts)
+        result.close()
+        write(path, result)
+    return conclude(verdicts, load_warnings(phase.window for phase in phases))
+
+
+def _fill(result: Result, phases: list[Phase], verdicts: list[Verdict]) -> None:
+    for kind, name in (("A", "all read"), ("B", "some stop reading")):
+        p99 = [phase.window.waits.p99_ms for phase in phases if phase.kind == kind]
+        result.row(f"p99 publish to apply of the others, {name}", p99, "ms")
+    result.notes = [f"{'met' if verdict.is_met else 'not met'}: {verdict.text}" for verdict in verdicts]
+    result.details = {"phases": phases, "verdicts": verdicts}
 
 
 async def _phase(trial: Trial, kind: str, stalling: list[int], rate: float, warm_up_s: float, seconds: float, others: Tally) -> Phase:
@@ -93,3 +108,19 @@ def _verdicts(phases: list[Phase], stalling: int) -> list[Verdict]:
             f"server memory per stalled client: {grown / 1024:,.0f} KiB, at most {STALLED_BYTES_MAX // 1024:,} KiB",
         ),
     ]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; return its exit code."""
+    parser = command_line.parser("stall", "The same load with and without clients that stop reading.")
+    add_options(parser)
+    add = parser.add_argument
+    add("--rate", type=float, default=700.0, metavar="CHANGES_PER_S")
+    add("--warm-up", type=float, default=3.0, metavar="SECONDS", help="of load before what is measured")
+    add("--seconds", type=float, default=8.0, help="of each phase that are measured")
+    add("--stalled", type=float, default=0.1, metavar="SHARE", help="of the viewers stop reading in every second phase")
+    add("--write-stall-s", type=float, default=7.0, help="the server's setting; to be seen, it ends within what is measured")
+    add("--pairs", type=int, default=2, help="of phases without and with")
+    given = parser.parse_args(arguments)
+    options = options_of(given, write_stall_s=given.write_stall_s)
+    return command_line.run(run_stall(options, given.rate, given.warm_up, given.seconds, given.stalled, given.pairs, given.json))

@@ -6,6 +6,7 @@ are right is decided once all is quiet, by testing every entity against every vi
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import os
@@ -42,6 +43,23 @@ class Options(Struct, frozen=True):
     publish: str = "http"
     seed: int = 1
     write_stall_s: float = 10.0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Let a parser take what a trial is made of, but for the seed, which all take."""
+    default = Options()
+    add = parser.add_argument
+    add("--viewers", type=int, default=default.viewers)
+    add("--entities", type=int, default=default.entities)
+    add("--flush-interval-ms", type=float, default=default.flush_interval_ms)
+    add("--encoding", choices=("json", "msgpack"), default=default.encoding)
+    add("--publish", choices=("http", "inprocess"), default=default.publish)
+
+
+def options_of(given: argparse.Namespace, **more: float) -> Options:
+    """Return the options that were given, and `more`."""
+    names = ("viewers", "entities", "flush_interval_ms", "encoding", "publish", "seed")
+    return msgspec.structs.replace(Options(**{name: getattr(given, name) for name in names}), **more)
 
 
 class Waits(Struct, frozen=True):

@@ -16,6 +16,7 @@ CENTRE = (-97.74, 30.27)  # degrees; Austin
 SPREAD_DEGREES = 0.1  # standard deviation of viewers and of entities around the centre
 HALF_WIDTH_DEGREES = (0.02, 0.06)  # of a view, uniformly
 MOVE_METRES = (12.0, 60.0)  # the lower end leaves room for rounding
+RADIUS_METRES = (12.0, 40.0)  # of a round trip; a side of a square is longer by the root of 2
 METRES_PER_DEGREE = 111_320.0
 DIGITS = 6  # of a published coordinate; 0.1 m
 CELL_DEGREES = 0.01
@@ -84,6 +85,52 @@ class City:
                 self.positions[entity] = (lon, lat)
                 self.versions[entity] = version
                 yield Move(entity, version, lon, lat)
+
+
+class Rounds:
+    """Moves that repeat: in each round all entities move once, in an order of its own, and `ROUNDS` later come by again.
+
+    So a publisher prepares them all before the first is due, at any rate and for any time: the n-th move is known by n
+    alone. Each entity goes round a polygon of its own about its home, whose sides are longer than 10 metres.
+    """
+
+    ROUNDS = 4
+
+    def __init__(self, seed: int, homes: list[Position]) -> None:
+        chance = random.Random(f"{seed} rounds")
+        self.entities = len(homes)
+        self._homes = homes
+        self.places: list[list[Position]] = [[] for _ in range(self.ROUNDS)]  # by round and entity
+        self.orders: list[list[int]] = []
+        for lon, lat in homes:
+            radius = chance.uniform(*RADIUS_METRES) / METRES_PER_DEGREE
+            angle, stretch = chance.uniform(0.0, 2 * math.pi), 1 / math.cos(math.radians(lat))
+            for places in self.places:
+                angle += 2 * math.pi / self.ROUNDS
+                places.append((round(lon + radius * stretch * math.sin(angle), DIGITS), round(lat + radius * math.cos(angle), DIGITS)))
+        for _ in range(self.ROUNDS):
+            order = list(range(self.entities))
+            chance.shuffle(order)
+            self.orders.append(order)
+
+    def moves(self) -> Iterator[Move]:
+        """Yield the moves of all rounds in turn, with the versions that they have the first time."""
+        version = self.entities
+        for order, places in zip(self.orders, self.places, strict=True):
+            for entity in order:
+                version += 1
+                yield Move(entity, version, *places[entity])
+
+    def after(self, moves: int) -> tuple[list[int], list[Position]]:
+        """Return all entities' versions and places after so many moves: entities have 1 to n at first, moves one each from there."""
+        versions, positions = list(range(1, self.entities + 1)), list(self._homes)
+        whole, part = divmod(moves, self.entities)
+        for number in range(max(0, whole - 1), whole + 1):  # nothing before the last whole round is left
+            order, places = self.orders[number % self.ROUNDS], self.places[number % self.ROUNDS]
+            for place, entity in enumerate(order if number < whole else order[:part]):
+                versions[entity] = self.entities * (number + 1) + 1 + place
+                positions[entity] = places[entity]
+        return versions, positions
 
 
 def _around(chance: random.Random) -> Position:

@@ -1,7 +1,7 @@
 """One node: the world it serves, and the one path by which updates get into it.
 
-Law: every update, wherever it comes from, passes `Node._apply`: decoded, applied, counted, and then whoever flushes
-is told. A node's time never falls: it is the wall clock at the start plus what a monotonic clock counted since.
+Law: every update, wherever it comes from, passes `Node._apply`: taken in, counted, and then whoever flushes is told.
+A node's time never falls: it is the wall clock at the start plus what a monotonic clock counted since.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -19,16 +18,16 @@ from msgspec import Struct, field
 
 from realtime.config import Config
 from realtime.counters import Counters
-from realtime.engine import Engine, Settings, Update, Verdict
-from realtime.engine.reference import ReferenceEngine
+from realtime.engine import Engine, Settings, Verdict
+from realtime.engine.choice import choose_engine
 from realtime.errors import ErrorCode, Refused
+from realtime.intake import Allows, Intake, new_intake
 from realtime.messages import Rejected
-from realtime.updates import UpdateParser
 
 REJECTED_MAX = 1000  # refusals that a result names; the others are counted
 VIEWS_MAX = 10_000  # users whose last view is kept
 SLICE_S = 0.005  # of a loop turn, for applying batches
-SLICE_UPDATES = 4  # between two looks at the clock; the largest that are allowed take milliseconds each
+BATCH_UPDATES = 1000  # whose verdicts are held before they are counted; a refusal holds on to more than its text
 DEATHS_PER_TURN = 32
 
 
@@ -59,7 +58,8 @@ class Node:
         self.name = f"node-{self.number}"
         self.epoch = secrets.token_hex(8)
         self.world = secrets.token_hex(8)
-        self.engine: Engine = ReferenceEngine(
+        self.engine_kind, make_engine = choose_engine(config.engine.kind)
+        self.engine: Engine = make_engine(
             Settings(
                 entities_per_view=limits.entities_per_view,
                 entity_bytes=limits.entity_bytes,
@@ -70,9 +70,8 @@ class Node:
             ),
             self.number,
         )
-        self.engine_kind = "reference"
         self.on_change: Callable[[], None] = _nothing  # called after every change of the world or of a session
-        self._parser = UpdateParser(limits, config.publish)
+        self._intake: Intake = new_intake(self.engine, self.engine_kind, config)
         self._offset = time.time() - time.monotonic()
         self._slice = asyncio.Lock()  # whoever holds it may apply; one slice in a loop turn
         self._expiry: asyncio.TimerHandle | None = None
@@ -98,16 +97,18 @@ class Node:
 
     # Publishing
 
-    def publish(self, updates: Iterable[Any], allows: Callable[[str], bool] | None = None) -> Result:
+    def publish(self, updates: Iterable[Any], allows: Allows | None = None) -> Result:
         """Apply updates at once. `allows`, given an id, says whether the publisher may; an item may be a `Refused`."""
         result = Result()
-        self._apply(list(updates), 0, result, allows)
+        items = list(updates)
+        for first in range(0, len(items), BATCH_UPDATES):
+            self._apply(iter(items[first : first + BATCH_UPDATES]), first, result, allows, None)
         return result
 
     async def publish_sliced(
         self,
         updates: Iterable[Any] | AsyncIterator[Iterable[Any]],
-        allows: Callable[[str], bool] | None = None,
+        allows: Allows | None = None,
     ) -> Result:
         """Apply updates in slices of at most 5 ms of a loop turn, whatever else is being published meanwhile."""
         result = Result()
@@ -119,51 +120,46 @@ class Node:
             await self._apply_sliced(iter(updates), 0, result, allows)
         return result
 
-    async def _apply_sliced(self, updates: Any, index: int, result: Result, allows: Callable[[str], bool] | None) -> int:
-        is_over = False
-        while not is_over:
+    async def _apply_sliced(self, items: Iterator[Any], index: int, result: Result, allows: Allows | None) -> int:
+        may_go_on = True
+        while may_go_on:
             async with self._slice:
                 stop = time.perf_counter() + SLICE_S
-                while not is_over and time.perf_counter() < stop:
-                    batch = list(islice(updates, SLICE_UPDATES))
-                    is_over = len(batch) < SLICE_UPDATES
-                    self._apply(batch, index, result, allows)
-                    index += len(batch)
+                count, may_go_on = self._apply(items, index, result, allows, lambda: time.perf_counter() >= stop)  # noqa: B023
+                index += count
                 await asyncio.sleep(0)  # within the lock: the next slice, whoever's it is, waits for the next turn
         return index
 
-    def _apply(self, items: Sequence[Any], first: int, result: Result, allows: Callable[[str], bool] | None) -> None:
-        batch: list[Update] = []
-        places: list[int] = []
-        refused_before = result.rejected_total
-        for place, item in enumerate(items, first):
-            try:
-                if isinstance(item, Refused):
-                    raise item
-                update = self._parser.parse(item)
-                if allows is not None and not allows(update.id):
-                    raise Refused(ErrorCode.FORBIDDEN, "id: this session may not publish it")
-            except Refused as refused:
-                self._reject(result, place, refused)
-            else:
-                batch.append(update)
-                places.append(place)
-        counts = [0, 0, 0]
-        for place, verdict in zip(places, self.engine.apply(batch, self.now()), strict=True):
-            if verdict <= Verdict.STALE:
-                counts[verdict] += 1
-            else:
-                self._reject(result, place, _refusal(verdict, self.config))
-        result.accepted += counts[Verdict.ACCEPTED]
-        result.unchanged += counts[Verdict.UNCHANGED]
-        result.stale += counts[Verdict.STALE]
+    def _apply(
+        self, items: Iterator[Any], first: int, result: Result, allows: Allows | None, is_over: Callable[[], bool] | None
+    ) -> tuple[int, bool]:
+        """Apply items until there are none or it is over; return how many, and whether there may be more."""
+        verdicts: list[Verdict | Refused] = []
+        try:
+            may_go_on = self._intake.take(items, verdicts, self.now(), allows, is_over)
+        finally:  # what was applied has happened, even if the source of the items broke
+            self._count(verdicts, first, result)
+            self.on_change()
+            self._schedule_expiry()
+        return len(verdicts), may_go_on
+
+    def _count(self, verdicts: list[Verdict | Refused], first: int, result: Result) -> None:
+        accepted, unchanged, stale = (verdicts.count(verdict) for verdict in (Verdict.ACCEPTED, Verdict.UNCHANGED, Verdict.STALE))
+        rejected = len(verdicts) - accepted - unchanged - stale
+        if rejected:
+            for place, verdict in enumerate(verdicts, first):
+                if isinstance(verdict, Refused):
+                    self._reject(result, place, verdict)
+                elif verdict > Verdict.STALE:
+                    self._reject(result, place, _refusal(verdict, self.config))
+        result.accepted += accepted
+        result.unchanged += unchanged
+        result.stale += stale
         updates = self.counters.updates
-        updates["accepted"] += counts[Verdict.ACCEPTED]
-        updates["unchanged"] += counts[Verdict.UNCHANGED]
-        updates["stale"] += counts[Verdict.STALE]
-        updates["rejected"] += result.rejected_total - refused_before
-        self.on_change()
-        self._schedule_expiry()
+        updates["accepted"] += accepted
+        updates["unchanged"] += unchanged
+        updates["stale"] += stale
+        updates["rejected"] += rejected
 
     def _reject(self, result: Result, place: int, refused: Refused) -> None:
         result.reject(place, refused)

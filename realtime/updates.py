@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from realtime.config import LimitsConfig, PublishConfig
 from realtime.engine import Op, Update
 from realtime.errors import ConfigError, ErrorCode, Refused
@@ -20,6 +22,8 @@ MIN_ZOOM_MAX = 64.0
 MIN_ZOOM_DEFAULT = -64.0  # the least that a view may have: without a `min_zoom` an entity is shown at every zoom
 TTL_MAX_S = 10 * 366 * 86_400.0
 RANK_DEFAULT = 0.5
+
+_decoder = msgspec.json.Decoder()
 
 
 def parse_principal(value: object, name: str) -> str:
@@ -48,6 +52,16 @@ class UpdateParser:
             "move": self._move,
             "delete": self._delete,
         }
+
+    def parse_json(self, json: bytes | msgspec.Raw) -> Update:
+        """Return the update that a JSON text stands for; raise `Refused`."""
+        try:
+            value = _decoder.decode(json)
+        except msgspec.ValidationError:
+            raise Refused(ErrorCode.BAD_VALUE, "update: a number is beyond the range of a double") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise _bad("update: not JSON") from None
+        return self.parse(value)
 
     def parse(self, value: object) -> Update:
         """Return the update that a decoded object stands for; raise `Refused`."""

@@ -9,11 +9,12 @@ from typing import Any
 
 import anyio
 import msgspec
+import pytest
 
 from realtime.config import Config, IdentityConfig, LimitsConfig, TokenConfig
 from realtime.counters import Counters
 from realtime.errors import CloseCode
-from realtime.gateway.flush import Flusher
+from realtime.gateway.flush import Flusher, Pump
 from realtime.gateway.identity import ConfiguredIdentity
 from realtime.gateway.session import Gate, Session
 from realtime.node import Node
@@ -53,6 +54,15 @@ class FakeWire:
         self.messages.append((msgspec.json.decode if self.is_text else msgspec.msgpack.decode)(data))
         self.times.append(asyncio.get_running_loop().time())
         self.lanes.append(lane)
+
+    def send_rest(self, rest: bytes) -> None:
+        raise AssertionError("there is no socket for a pump")
+
+    def let_pump(self, pump: Pump, session: int) -> None:
+        """There is no socket: everything is done by hand."""
+
+    def hold_pump(self) -> None:
+        """There is none to hold."""
 
     def close(self, code: CloseCode, reason: str = "") -> None:
         assert self.closed is None, "closed twice"
@@ -100,6 +110,16 @@ class Viewer:
     def hang_up(self, code: int = 1000) -> None:
         """The connection is gone."""
         self.session.on_close(code)
+
+
+def override(monkeypatch: pytest.MonkeyPatch, session: Session, name: str, call: Callable[..., Any]) -> None:
+    """Replace a method of one session, which has no attributes of its own."""
+    usual = getattr(Session, name)
+
+    def choose(self: Session, *arguments: Any) -> Any:
+        return call(*arguments) if self is session else usual(self, *arguments)
+
+    monkeypatch.setattr(Session, name, choose)
 
 
 async def until(is_so: Callable[[], bool]) -> None:

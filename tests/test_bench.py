@@ -207,7 +207,7 @@ def test_a_small_city(encoding: str, publish: str, tmp_path: Path) -> None:
     code = asyncio.run(run_city(options, [200.0], warm_up_s=0.3, seconds=1.0, stalled=0.1, profile_s=0.0, path=path))
     assert code == 1  # 200 changes a second are fewer than the bound
     written = json.loads(path.read_text())
-    (window,), (verdicts,) = written["windows"], written["verdicts"]
+    (window,), (verdicts,) = written["details"]["windows"], written["details"]["verdicts"]
     assert window["pairs_offered_per_s"] > 0
     assert window["refused"] == 0
     mirrors_are_right, what = verdicts[-1]

@@ -131,7 +131,7 @@ def test_numbers_have_ranges(name: str, text: str) -> None:
 
 
 def test_what_is_allowed_is_said_in_plain_words() -> None:
-    assert refusal(settings=["engine.kind=fast"]) == "--set: engine.kind: allowed are auto, reference, not 'fast'"
+    assert refusal(settings=["engine.kind=fast"]) == "--set: engine.kind: allowed are auto, native, reference, not 'fast'"
     assert refusal(settings=["identity.anonymous=yes"]).endswith("allowed are always, loopback, never, not 'yes'")
     assert refusal(settings=["server.port=65536"]) == "--set: server.port: an integer from 0 to 65,535 is expected, not 65536"
     assert "a number above 0, at most 1,000,000,000 is expected, not 0" in refusal(settings=["limits.write_stall_s=0"])

@@ -18,7 +18,7 @@ from realtime.errors import CloseCode
 from realtime.gateway.flush import Flusher
 from realtime.gateway.session import Gate
 from realtime.node import SLICE_S
-from tests.fake_wire import WORLD, Viewer, bus, open_gate, until
+from tests.fake_wire import WORLD, Viewer, bus, open_gate, override, until
 
 
 @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
@@ -144,7 +144,7 @@ async def test_a_paused_session_costs_nothing_until_it_reads_again(monkeypatch: 
             flushes += 1
             flush(now)
 
-        monkeypatch.setattr(viewer.session, "flush", counted)
+        override(monkeypatch, viewer.session, "flush", counted)
         for n in range(20):
             gate.node.publish([bus(lon=n)])
             await reader.wait("delta", n + 2)
@@ -168,7 +168,7 @@ async def test_an_exception_in_one_session_costs_only_that_one(
         def fails(_: float) -> None:
             raise RuntimeError(f"a bug in {call}")
 
-        monkeypatch.setattr(broken.session, call, fails)
+        override(monkeypatch, broken.session, call, fails)
         with caplog.at_level(logging.ERROR, "realtime"):
             for viewer in viewers:
                 viewer.send("view", bbox=[0, 0, 1, 1], id="next")
@@ -188,8 +188,8 @@ async def test_not_even_a_failing_end_stops_the_others(monkeypatch: pytest.Monke
         def fails(*_: Any) -> None:
             raise RuntimeError("a bug in the end")
 
-        monkeypatch.setattr(broken.session, "flush", fails)
-        monkeypatch.setattr(broken.session, "fail", fails)
+        override(monkeypatch, broken.session, "flush", fails)
+        override(monkeypatch, broken.session, "fail", fails)
         with caplog.at_level(logging.ERROR, "realtime"):
             gate.node.publish([bus()])
             await other.wait("delta", 2)

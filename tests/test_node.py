@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +17,7 @@ import realtime.node
 from realtime.config import Config, LimitsConfig
 from realtime.counters import Counters
 from realtime.errors import ErrorCode, Refused
-from realtime.node import REJECTED_MAX, SLICE_S, SLICE_UPDATES, Node, Result
+from realtime.node import REJECTED_MAX, SLICE_S, Node, Result
 from realtime.values import VERSION_MAX
 
 
@@ -142,19 +142,22 @@ class Turns:
     def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch, cost_s: float) -> None:
         self.now = 0.0
         self.turn = 0
-        self.applied: list[int] = []  # the turn of each batch of SLICE_UPDATES
+        self.applied: list[int] = []  # the turn of each batch: of what is applied between two looks at the clock
         self._loop = asyncio.get_running_loop()
         self._is_over = False
         clock = SimpleNamespace(perf_counter=lambda: self.now, monotonic=time.monotonic, time=time.time)
         monkeypatch.setattr(realtime.node, "time", clock)
-        apply = node._apply
+        intake = node._intake
 
-        def noted(*arguments: Any) -> None:
-            self.applied.append(self.turn)
-            apply(*arguments)
-            self.now += cost_s
+        def take(items: Any, verdicts: Any, now: float, allows: Any, is_over: Callable[[], bool]) -> bool:
+            def look() -> bool:
+                self.applied.append(self.turn)
+                self.now += cost_s
+                return is_over()
 
-        monkeypatch.setattr(node, "_apply", noted)
+            return intake.take(items, verdicts, now, allows, look)
+
+        monkeypatch.setattr(node, "_intake", SimpleNamespace(take=take, look_updates=intake.look_updates))
         self._count()
 
     def _count(self) -> None:
@@ -169,8 +172,8 @@ class Turns:
 BATCHES = 24
 
 
-def updates(publisher: int, batches: int = BATCHES) -> list[Any]:
-    return [bus(f"{publisher}-{n}") for n in range(batches * SLICE_UPDATES - 1)]
+def updates(node: Node, publisher: int, batches: int = BATCHES) -> list[Any]:
+    return [bus(f"{publisher}-{n}") for n in range(batches * node._intake.look_updates)]
 
 
 @pytest.mark.parametrize("publishers", [1, 7])
@@ -178,9 +181,9 @@ def updates(publisher: int, batches: int = BATCHES) -> list[Any]:
 async def test_one_slice_a_turn_however_many_publish(monkeypatch: pytest.MonkeyPatch, publishers: int, batches_per_slice: int) -> None:
     node = make_node()
     turns = Turns(node, monkeypatch, SLICE_S / (batches_per_slice - 0.5))
-    results = await asyncio.gather(*(node.publish_sliced(updates(n)) for n in range(publishers)))
+    results = await asyncio.gather(*(node.publish_sliced(updates(node, n)) for n in range(publishers)))
     turns.stop()
-    assert sum(result.accepted for result in results) == publishers * (BATCHES * SLICE_UPDATES - 1)
+    assert sum(result.accepted for result in results) == publishers * len(updates(node, 0))
     assert max(Counter(turns.applied).values()) <= batches_per_slice
     # The loop is not idle either: a slice at least every other turn.
     assert len(turns.applied) == publishers * BATCHES
@@ -193,21 +196,21 @@ async def test_one_slice_a_turn_however_many_publish(monkeypatch: pytest.MonkeyP
 async def test_a_small_batch_does_not_wait_for_a_big_one(monkeypatch: pytest.MonkeyPatch) -> None:
     node = make_node()
     turns = Turns(node, monkeypatch, SLICE_S)
-    big = asyncio.ensure_future(node.publish_sliced(updates(0, batches=50)))
+    big = asyncio.ensure_future(node.publish_sliced(updates(node, 0, batches=50)))
     await asyncio.sleep(0)
     await node.publish_sliced([bus("small")])
     assert not big.done()
     assert len(turns.applied) <= 5
-    assert (await big).accepted == 50 * SLICE_UPDATES - 1
+    assert (await big).accepted == len(updates(node, 0, batches=50))
     turns.stop()
     node.close()
 
 
 async def test_updates_of_one_publisher_keep_their_order() -> None:
     node = make_node()
-    await node.publish_sliced([bus(lon=n % 100, version=n) for n in range(1, 10 * SLICE_UPDATES)])
+    await node.publish_sliced([bus(lon=n % 100, version=n) for n in range(1, 100)])
     feature = msgspec.json.decode(node.engine.get("bus-7") or b"")
-    assert feature["version"] == 10 * SLICE_UPDATES - 1
+    assert feature["version"] == 99
     node.close()
 
 
@@ -222,8 +225,8 @@ async def test_a_publisher_that_goes_away_holds_nobody_up(monkeypatch: pytest.Mo
 
     node = make_node()
     turns = Turns(node, monkeypatch, SLICE_S)
-    cancelled = asyncio.ensure_future(node.publish_sliced(updates(0)))
-    waiting = asyncio.ensure_future(node.publish_sliced(updates(1)))
+    cancelled = asyncio.ensure_future(node.publish_sliced(updates(node, 0)))
+    waiting = asyncio.ensure_future(node.publish_sliced(updates(node, 1)))
     while not turns.applied:  # noqa: ASYNC110  each turn counts
         await asyncio.sleep(0)
     cancelled.cancel()

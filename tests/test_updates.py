@@ -288,3 +288,21 @@ def test_decoding_takes_time_in_proportion_to_size(shape: str) -> None:
 def test_what_is_far_over_the_limit_takes_no_longer_than_what_is_within() -> None:
     within, beyond = feature(properties={"a": [0.5] * 4_000}), feature(properties={"a": [0.5] * 400_000})
     assert any(seconds(beyond) <= 3 * seconds(within) for _ in range(5))
+
+
+# JSON
+
+
+def json_refusal(json: bytes) -> ErrorCode:
+    with pytest.raises(Refused) as caught:
+        PARSER.parse_json(json)
+    return caught.value.code
+
+
+def test_a_text_is_decoded_and_parsed() -> None:
+    assert PARSER.parse_json(b' {"op":"delete","id":"a"} \r') == Update(Op.DELETE, "a")
+    assert PARSER.parse_json(msgspec.Raw(b'{"op":"delete","id":"a"}')) == Update(Op.DELETE, "a")
+    for text in (b"", b"{", b"\xff", b"1 2", b"NaN", b'"\\ud800"', b"[" * 49_000 + b"]" * 49_000, b"[1]"):
+        assert json_refusal(text) is ErrorCode.BAD_UPDATE
+    assert json_refusal(b"1e999") is ErrorCode.BAD_VALUE
+    assert json_refusal(b'{"op":"delete","id":1}') is ErrorCode.BAD_ID

@@ -21,9 +21,10 @@ import realtime.gateway.websocket
 from realtime.errors import CloseCode
 from realtime.gateway.connection import WRITE_BUFFER_HIGH_BYTES, Connection
 from realtime.gateway.handshake import HEAD_BYTES_MAX, Endpoint
+from realtime.gateway.stream import READ_BYTES
 from realtime.gateway.websocket import COUNTS, TCP_NOTSENT_LOWAT, Listener
 from tests.echo_server import Echo, Running
-from tests.net.raw import BINARY, PING, PONG, TEXT, Frame, Raw, close_frame, connect, frame, request
+from tests.net.raw import BINARY, CLOSE, PING, PONG, TEXT, Frame, Raw, close_frame, connect, frame, request
 
 LATE = 4  # times its timeout is when a thing must have happened, on a busy machine
 
@@ -402,27 +403,54 @@ def test_the_limit_grows_when_the_handler_says_so() -> None:
 
 
 @both_loops
-def test_the_read_buffer_stays_small_under_a_flood(loop: str) -> None:
-    """picows doubles its buffer when reads fill it; reads never do."""
+def test_buffers_stay_small_under_a_flood(loop: str) -> None:
+    """picows doubles its buffer when reads fill it; reads never do, and a parser that has grown is not kept."""
     with Running(Silent, loop=loop) as server, connect(server.port) as raw:
-        room: list[int] = []
         small = frame(TEXT, b"*" * 100) * 5000
         for _ in range(20):
             raw.send(small)
         raw.send(frame(PING, b"done"))
         assert raw.frame() == Frame(PONG, b"done")
-        server.call(lambda listener: room.append(2 * len(protocol(listener).get_buffer(-1))))
-        assert room[0] <= realtime.gateway.websocket.READ_BUFFER_BYTES
+        assert server.call(idle_parsers) == [READ_BYTES]
         raw.send(frame(TEXT, b"*" * 16384) + frame(PING, b"long"))
         assert raw.frame() == Frame(PONG, b"long")
-        server.call(lambda listener: room.append(2 * len(protocol(listener).get_buffer(-1))))
-        assert room[1] <= 4 * 16384
+        raw.send(frame(PING))
+        assert raw.frame() == Frame(PONG, b"")
+        assert server.call(idle_parsers) == [READ_BYTES]
 
 
-def protocol(listener: Listener) -> Any:
-    transport = only(listener)._transport
-    assert transport is not None
-    return transport.get_protocol()
+def idle_parsers(listener: Listener) -> list[int]:
+    """Return how many bytes each of the parsers that nobody uses takes at once."""
+    idle: Any = listener.parsers._idle
+    return [(len(parser._picows.get_buffer(-1)) + 1) // 2 for parser in idle]
+
+
+@both_loops
+def test_connections_share_parsers_but_never_while_a_frame_is_incomplete(loop: str) -> None:
+    with Running(loop=loop) as server, contextlib.ExitStack() as stack:
+        raws = [stack.enter_context(connect(server.port)) for _ in range(8)]
+        whole = [frame(TEXT, f"from {number}".encode() * 3) for number in range(len(raws))]
+        for at in range(len(whole[0])):  # byte streams that interleave, cut in headers, keys and payloads alike
+            for raw, bytes_ in zip(raws, whole, strict=True):
+                raw.send(bytes_[at : at + 1])
+                server.call(lambda listener: None)
+        for number, raw in enumerate(raws):
+            assert raw.frame() == Frame(TEXT, f"from {number}".encode() * 3)
+        assert 1 <= len(server.call(idle_parsers)) <= len(raws)
+
+
+@both_loops
+def test_a_parser_that_has_seen_a_close_frame_is_nobodys(loop: str) -> None:
+    with Running(loop=loop) as server:
+        for code in (1000, 1001, 4321):
+            with connect(server.port) as raw:
+                raw.send(frame(CLOSE, code.to_bytes(2, "big")))
+                assert raw.frame().close_code == code
+        with connect(server.port) as raw:
+            raw.send(frame(CLOSE, (1005).to_bytes(2, "big")))
+            assert raw.frame().close_code == CloseCode.PROTOCOL_ERROR
+        with connect(server.port) as raw:
+            raw.echo(b"as if nothing had happened")
 
 
 @both_loops

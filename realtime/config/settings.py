@@ -104,7 +104,10 @@ class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The core that matches changes with views."""
 
-    kind: Annotated[Literal["auto", "reference"], _why("Which engine runs; `reference` is the plain Python one.")] = "auto"
+    kind: Annotated[
+        Literal["auto", "native", "reference"],
+        _why("Which engine runs: the native one, the plain Python one, or `auto`, the native one if it was built."),
+    ] = "auto"
 
 
 class PublishConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from realtime.engine.filters import Filter, parse_filter
 from realtime.errors import ErrorCode, Refused
 from realtime.gateway.answers import Ready, SessionLine, Sessions
-from realtime.gateway.body import JSON_TYPES, STREAM_TYPES, UpdateStream, in_pieces, read_updates
+from realtime.gateway.body import JSON_TYPES, STREAM_TYPES, UpdateStream, bounded, new_cutter, read_updates
 from realtime.gateway.guard import Guard
 from realtime.gateway.metrics import CONTENT_TYPE, Metrics
 from realtime.gateway.openapi import document
@@ -93,12 +93,13 @@ class _Api:
 
     async def post_updates(self, request: Request) -> Response:
         kind = _media_type(request.headers.get("content-type", ""))
+        node = self._node
         if kind in JSON_TYPES:
-            updates = await read_updates(request, self._node.config)
-            result = await self._node.publish_sliced(in_pieces(updates, self._node.config.limits.message_bytes))
-            return _json(result)
+            updates = await read_updates(request, node.config)
+            return _json(await node.publish_sliced(bounded(updates, node.config.limits.message_bytes)))
         if kind in STREAM_TYPES:
-            return await self._post_stream(UpdateStream(request, STREAM_TYPES[kind], self._node.config))
+            cutter = new_cutter(node.engine_kind, STREAM_TYPES[kind], node.config.limits.message_bytes)
+            return await self._post_stream(UpdateStream(request, cutter, node.config))
         raise ApiError(415, ErrorCode.UNSUPPORTED, f"Content-Type: one of {', '.join((*JSON_TYPES, *STREAM_TYPES))} is expected")
 
     async def _post_stream(self, stream: UpdateStream) -> Response:

@@ -1,15 +1,16 @@
-"""Request bodies: read within bounds, cut into updates, decoded one by one.
+"""Request bodies: read within bounds and cut into updates.
 
-Law: a body is never held beyond its bound, and a pause in it is never waited for longer than its timeout. Decoding is
-lazy: an update is decoded when the publish path asks for it, so that its time counts towards the slice that it is in.
-What cannot be decoded costs one update.
+Law: a body is never held beyond its bound, and a pause in it is never waited for longer than its timeout. Nothing is
+decoded here: that is the publish path's, when it takes an update, so that its time counts towards the slice that it is
+in. What is too long costs one update.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from typing import Any
+from importlib import import_module
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Raw, Struct
@@ -27,9 +28,7 @@ STREAM_TYPES = {
     "application/jsonl": b"\n",
     "application/geo+json-seq": b"\x1e",
 }
-PIECE_BYTES = 64 * 1024  # of a JSON body, between two turns of the loop
 
-_decoder = msgspec.json.Decoder()
 _raws = msgspec.json.Decoder(list[Raw])
 _ABSENT = Raw()
 
@@ -115,35 +114,35 @@ def _unknown_form() -> ApiError:
     return ApiError(400, ErrorCode.BAD_MESSAGE, 'body: a Feature, a FeatureCollection or {"updates": [...]} is expected')
 
 
-async def in_pieces(updates: list[Raw], update_bytes_max: int) -> AsyncIterator[Iterable[Any]]:
-    """Yield updates in pieces of about `PIECE_BYTES`, to be decoded as they are taken."""
-    first = size = 0
-    for place, update in enumerate(updates, 1):
-        size += len(update)
-        if size >= PIECE_BYTES or place == len(updates):
-            yield decoded(updates[first:place], update_bytes_max)
-            first, size = place, 0
-
-
-def decoded(updates: Iterable[bytes | Raw | None], update_bytes_max: int) -> Iterator[Any]:
-    """Yield each update, or the `Refused` that stands for it; None is one that was too long to be kept."""
+def bounded(updates: Iterable[Raw], update_bytes_max: int) -> Iterator[Raw | Refused]:
+    """Yield each update as the publish path takes it."""
+    too_long = _too_long_update(update_bytes_max)
     for update in updates:
-        if update is None or len(update) > update_bytes_max:
-            yield Refused(ErrorCode.TOO_BIG, f"update: at most {update_bytes_max} bytes are allowed")
-            continue
-        try:
-            yield _decoder.decode(update)
-        except msgspec.ValidationError:
-            yield Refused(ErrorCode.BAD_VALUE, "update: a number is beyond the range of a double")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            yield Refused(ErrorCode.BAD_UPDATE, "update: not JSON")
+        yield update if len(update) <= update_bytes_max else too_long
+
+
+def _too_long_update(update_bytes_max: int) -> Refused:
+    return Refused(ErrorCode.TOO_BIG, f"update: at most {update_bytes_max} bytes are allowed")
 
 
 # Streams
 
 
-class Lines:
+class Cutter(Protocol):
     """Cuts a stream at a separator. Blank lines are none; one beyond `line_bytes_max` is None, and is not kept."""
+
+    def feed(self, data: bytes) -> list[bytes | None]:
+        """Return the lines that `data` completes."""
+
+    def cut(self, data: bytes, too_long: Refused) -> Iterable[Raw | Refused]:
+        """Return the same as the publish path takes them; all must be taken before the next call."""
+
+    def end(self) -> list[bytes | None]:
+        """Return the last line, if there is one."""
+
+
+class Lines:
+    """The cutter in plain Python."""
 
     def __init__(self, separator: bytes, line_bytes_max: int) -> None:
         self._separator = separator
@@ -152,7 +151,6 @@ class Lines:
         self._is_too_long = False  # that line
 
     def feed(self, data: bytes) -> list[bytes | None]:
-        """Return the lines that `data` completes."""
         if self._separator not in data:
             self._keep(data)
             return []
@@ -160,10 +158,13 @@ class Lines:
         self._keep(head)
         first = self.end()
         self._keep(rest)
-        return first + [line for line in lines if line and not line.isspace()]
+        longest = self._line_bytes_max
+        return first + [line if len(line) <= longest else None for line in lines if len(line) > longest or (line and not line.isspace())]
+
+    def cut(self, data: bytes, too_long: Refused) -> Iterable[Raw | Refused]:
+        return items(self.feed(data), too_long)
 
     def end(self) -> list[bytes | None]:
-        """Return the last line, if there is one."""
         line = None if self._is_too_long else bytes(self._rest)
         self._is_too_long = False
         self._rest.clear()
@@ -177,26 +178,36 @@ class Lines:
             self._rest += data
 
 
+def items(lines: Iterable[bytes | None], too_long: Refused) -> list[Raw | Refused]:
+    """Return lines as the publish path takes them."""
+    return [too_long if line is None else Raw(line) for line in lines]
+
+
+def new_cutter(engine_kind: str, separator: bytes, line_bytes_max: int) -> Cutter:
+    """Return the cutter that goes with an engine."""
+    if engine_kind != "native":
+        return Lines(separator, line_bytes_max)
+    cutter: Cutter = import_module("realtime._native").Lines(separator, line_bytes_max)
+    return cutter
+
+
 class UpdateStream:
     """A body of one update per line, as it arrives. `cut` is why it ended early; None: it did not."""
 
-    def __init__(self, request: Request, separator: bytes, config: Config) -> None:
+    def __init__(self, request: Request, cutter: Cutter, config: Config) -> None:
         self.cut: ApiError | None = None
         self._request = request
-        self._separator = separator
+        self._cutter = cutter
         self._http = config.http
-        self._update_bytes_max = config.limits.message_bytes
+        self._too_long = _too_long_update(config.limits.message_bytes)
         check_head(request, self._http.ndjson_bytes)
 
     async def updates(self) -> AsyncGenerator[Iterable[Any], None]:
         """Yield the updates of each piece of the body. The line on which it breaks off is not one of them."""
-        lines = Lines(self._separator, self._update_bytes_max)
         try:
             async for piece in pieces(self._request, self._http.ndjson_bytes, self._http.body_timeout_s):
-                whole = lines.feed(piece)
-                if whole:
-                    yield decoded(whole, self._update_bytes_max)
+                yield self._cutter.cut(piece, self._too_long)
         except ApiError as error:
             self.cut = error
             return
-        yield decoded(lines.end(), self._update_bytes_max)
+        yield items(self._cutter.end(), self._too_long)

@@ -18,7 +18,21 @@ from collections.abc import Callable
 from typing import Protocol
 
 from realtime.errors import CLOSE_CODES, CloseCode
-from realtime.gateway.frames import BINARY, CLOSE, LOST, NO_CODE, PING, PONG, TEXT, Assembler, FrameScanner, Violation, parse_close
+from realtime.gateway.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    LOST,
+    NO_CODE,
+    PING,
+    PONG,
+    TEXT,
+    Assembler,
+    FrameScanner,
+    Violation,
+    parse_close,
+    whole,
+)
 from realtime.gateway.handshake import Upgrade
 from realtime.gateway.pulse import Pulse
 from realtime.gateway.upkeep import Upkeep
@@ -55,6 +69,22 @@ class Handler(Protocol):
         """
 
 
+class Pump(Protocol):
+    """Writes the state lane past the connection: see `realtime.gateway.flush`."""
+
+    def open(self, session: int, fileno: int, opcode: int) -> None:
+        """Write the session's deltas to a socket, whenever that is `direct`."""
+
+    def close(self, session: int) -> None:
+        """Never touch that socket again."""
+
+    def set_direct(self, session: int, is_direct: bool) -> None:
+        """Say whether nothing else waits to be written to that socket."""
+
+    def take_written(self, session: int) -> int:
+        """Return how many bytes went to that socket since this was asked before."""
+
+
 class FrameWriter(Protocol):
     """Writes frames to the socket."""
 
@@ -64,6 +94,9 @@ class FrameWriter(Protocol):
 
     def send(self, opcode: int, payload: bytes) -> None:
         """Write a frame."""
+
+    def send_rest(self, rest: bytes) -> None:
+        """Write the end of a frame that the pump has begun."""
 
     def send_close(self, code: int, reason: bytes) -> None:
         """Write a close frame; nothing can be written after it."""
@@ -75,6 +108,36 @@ class Connection:
     `message_bytes_max` may be set at any time. `is_paused`: the transport's buffer is over its high mark or control
     bytes wait; write no state then. `subprotocol` is the name that was agreed on, None if none was offered.
     """
+
+    __slots__ = (
+        "_assembler",
+        "_fileno",
+        "_handler",
+        "_held_by",
+        "_held_frames",
+        "_is_blocked",
+        "_is_reading",
+        "_lane",
+        "_on_lost",
+        "_opcode",
+        "_pong",
+        "_pulse",
+        "_pump",
+        "_session",
+        "_transport",
+        "_upkeep",
+        "_writer",
+        "code",
+        "control_bytes",
+        "is_discarding",
+        "is_open",
+        "is_paused",
+        "is_text",
+        "peer",
+        "scanner",
+        "serial",
+        "subprotocol",
+    )
 
     def __init__(
         self,
@@ -103,10 +166,12 @@ class Connection:
         self._writer: FrameWriter | None = None  # from opened() to lost()
         self._transport: asyncio.Transport | None = None
         self._fileno = -1
+        self._pump: Pump | None = None  # from let_pump() to the end
+        self._session = 0  # its number there
         self._is_blocked = False  # the transport's buffer is over its high mark
         self._lane: deque[tuple[int, bytes]] | None = None  # (opcode, payload), while blocked; an empty deque has 600 bytes
         self._pong: bytes | None = None  # the newest, while blocked
-        self._assembler = Assembler()
+        self._assembler: Assembler | None = None  # while a message comes in fragments
         self._pulse = Pulse(upkeep.limits, upkeep.loop.time())
         self._is_reading = True
         self._held_by = 0
@@ -161,6 +226,25 @@ class Connection:
         """Write a message at once; only while not paused."""
         if self.is_open:
             self._write(self._opcode, data)
+
+    def send_rest(self, rest: bytes) -> None:
+        """Write what the socket did not take of a frame that the pump has begun."""
+        if self.is_open:
+            assert self._writer is not None
+            self._writer.send_rest(rest)
+            self._judge_direct()
+
+    def let_pump(self, pump: Pump, session: int) -> None:
+        """Let a pump write the session's state to the socket from now on, while nothing else waits to be written."""
+        if self.is_open:
+            pump.open(session, self._fileno, self._opcode)
+            self._pump, self._session = pump, session
+            self._judge_direct()
+
+    def hold_pump(self) -> None:
+        """Let the pump write nothing until something was sent here: it must come right behind the next state."""
+        if self._pump is not None:
+            self._pump.set_direct(self._session, False)
 
     def hold_reading(self, is_held: bool) -> None:
         """Read nothing more, or go on; messages that were read already wait meanwhile."""
@@ -228,13 +312,6 @@ class Connection:
             self._read_to_the_end()
         self._discard()
 
-    def ended_below(self, code: int) -> None:
-        """The writer has sent a close frame of its own accord."""
-        self._upkeep.count("protocol_error")
-        self._end(code)
-        self._read_to_the_end()
-        self._discard()
-
     def block(self) -> None:
         """The transport's buffer is over its high mark."""
         now = self._upkeep.loop.time()
@@ -277,6 +354,7 @@ class Connection:
         if not self.is_open or self.is_paused or self._pulse.awaits_pong:
             return
         self._write(PING, b"")
+        self._note_pumped()
         self._pulse.pinged(now)
         self._upkeep.watched.add(self, now)
 
@@ -284,6 +362,7 @@ class Connection:
         """Cut a peer that takes no byte or owes a pong for too long; return whether to look again."""
         if not self.is_open:
             return False
+        self._note_pumped()
         code = self._pulse.judge(now, self._outstanding_bytes(), is_paused=self.is_paused, is_deaf=not self._is_reading)
         if code is not None:
             self.abort(code)
@@ -317,12 +396,21 @@ class Connection:
             self._receive_close(payload)
             return
         try:
-            message = self._assembler.add(opcode, is_last, payload)
+            message = whole(opcode, payload) if is_last and opcode != CONTINUATION else self._assemble(opcode, is_last, payload)
         except UnicodeDecodeError:
             self.violate(Violation(CloseCode.BAD_UTF8, "text that is not UTF-8"))
             return
         if message is not None and self._handler is not None:
             self._call(self._handler.on_message, message)
+
+    def _assemble(self, opcode: int, is_last: bool, payload: bytes) -> str | bytes | None:
+        """Return the message that a fragment completes, if it does."""
+        if self._assembler is None:
+            self._assembler = Assembler()
+        message = self._assembler.add(opcode, is_last, payload)
+        if is_last:
+            self._assembler = None
+        return message
 
     def _receive_close(self, payload: bytes) -> None:
         """Answer the peer's close frame with its own code, and hang up."""
@@ -378,6 +466,18 @@ class Connection:
         assert self._writer is not None
         self._pulse.wrote(len(data))
         self._writer.send(opcode, data)
+        self._judge_direct()
+
+    def _judge_direct(self) -> None:
+        """Tell the pump whether what it writes would come behind all that was written here."""
+        if self._pump is not None:
+            assert self._transport is not None
+            self._pump.set_direct(self._session, self._transport.get_write_buffer_size() == 0)
+
+    def _note_pumped(self) -> None:
+        """Let the pulse know what the pump has written."""
+        if self._pump is not None:
+            self._pulse.pumped(self._pump.take_written(self._session))
 
     def _flush_lane(self, even_if_blocked: bool = False) -> None:
         """Write the newest pong and the control lane, as far as the transport takes it."""
@@ -406,6 +506,9 @@ class Connection:
             if self._transport is not None:
                 self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LINGER_MS)
         self.is_open = False
+        if self._pump is not None:
+            self._pump.close(self._session)
+            self._pump = None
         self._upkeep.unidentified.discard(self)
         self._upkeep.pings.discard(self)
         self._upkeep.watched.discard(self)

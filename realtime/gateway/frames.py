@@ -27,6 +27,15 @@ _CONTROL_BYTES_MAX = 125
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
+def frame_header(opcode: int, size: int) -> bytes:
+    """Return what stands before the payload in a frame of a server, which is whole and not masked."""
+    if size <= _CONTROL_BYTES_MAX:
+        return bytes((_FIN | opcode, size))
+    if size < 1 << 16:
+        return bytes((_FIN | opcode, 126)) + size.to_bytes(2, "big")
+    return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big")
+
+
 class Violation(NamedTuple):
     """What a frame broke, as it is said in the close frame."""
 
@@ -65,6 +74,16 @@ class FrameScanner:
         self._is_within = False  # a fragmented message has begun
         self._message_bytes = 0  # of that message so far
         self._fragments = 0
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether what was scanned ends with a whole frame."""
+        return self._skip == 0 and not self._header
+
+    @property
+    def outstanding_bytes(self) -> int:
+        """How much of the present frame is still to come, as far as its header says."""
+        return self._skip
 
     def scan(self, data: memoryview) -> int:
         """Return how many of the next bytes of the stream may be processed: all, or those before the violation."""
@@ -148,6 +167,11 @@ class FrameScanner:
             self.violation = Violation(CloseCode.TOO_BIG, f"a message in more than {self._fragments_max} fragments")
 
 
+def whole(opcode: int, payload: bytes) -> str | bytes:
+    """Return the message that one frame is, text as str. Raises UnicodeDecodeError."""
+    return str(payload, "utf-8") if opcode == TEXT else payload
+
+
 class Assembler:
     """Puts the fragments of a message together. What `FrameScanner` admits comes in the right order."""
 
@@ -164,7 +188,7 @@ class Assembler:
         """
         if opcode != CONTINUATION:
             if is_last:
-                return str(payload, "utf-8") if opcode == TEXT else payload
+                return whole(opcode, payload)
             self._pieces.clear()
             self._decoder = _Utf8Decoder() if opcode == TEXT else None
         self._pieces.append(payload if self._decoder is None else self._decoder.decode(payload, is_last))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 import re
+import sys
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import sha1
@@ -169,7 +170,7 @@ def check_upgrade(request: Request, endpoint: Endpoint) -> Upgrade:
         return Upgrade(key, offered[0], is_text=not endpoint.is_mixed)
     for name in offered:
         if name in endpoint.subprotocols:
-            return Upgrade(key, name, endpoint.subprotocols[name])
+            return Upgrade(key, sys.intern(name), endpoint.subprotocols[name])  # one text for all connections
     raise _bad("Sec-WebSocket-Protocol: none of those offered is spoken here")
 
 

@@ -34,6 +34,9 @@ class Identified(NamedTuple):
     may_publish: Callable[[str], bool] | None = None  # by entity id; None: nothing
 
 
+ANONYMOUS = Identified()
+
+
 class Identity(Protocol):
     """A provider of identities."""
 
@@ -80,7 +83,7 @@ class ConfiguredIdentity:
     def identify(self, token: str | None) -> Identified:
         if token is None:
             if self.allows_anonymous:
-                return Identified()
+                return ANONYMOUS
             raise Denied(CloseCode.BAD_TOKEN)
         given = token.encode(errors="surrogatepass")
         found = None

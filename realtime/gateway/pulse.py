@@ -24,8 +24,8 @@ class Pulse:
         "_pings_unanswered",
         "_pong_since",
         "_progress_at",
-        "_tokens",
-        "_tokens_at",
+        "_spent",
+        "_spent_at",
         "_written_bytes",
         "awaits_pong",
     )
@@ -39,12 +39,16 @@ class Pulse:
         self._ping_end = 0  # how many bytes were written with the ping that awaits its pong
         self._pong_since = now  # since when the peer has owed that pong
         self._pings_unanswered = 0  # their pongs are free
-        self._tokens = limits.control_frames_per_s * CONTROL_BURST_S
-        self._tokens_at = now
+        self._spent = 0.0  # of the control frames that may come at once
+        self._spent_at = now
 
     def wrote(self, payload_bytes: int) -> None:
         """Note a frame that was handed to the transport."""
         self._written_bytes += payload_bytes + (2 if payload_bytes < 126 else 4 if payload_bytes < 65536 else 10)
+
+    def pumped(self, frame_bytes: int) -> None:
+        """Note whole frames that went past the transport, or were begun there."""
+        self._written_bytes += frame_bytes
 
     def blocked(self, now: float) -> None:
         """Note that the transport takes no more from now on."""
@@ -67,11 +71,11 @@ class Pulse:
             self._pings_unanswered -= 1
             return True
         rate = self._limits.control_frames_per_s
-        self._tokens = min(self._tokens + (now - self._tokens_at) * rate, rate * CONTROL_BURST_S)
-        self._tokens_at = now
-        if self._tokens < 1:
+        self._spent = max(self._spent - (now - self._spent_at) * rate, 0.0)
+        self._spent_at = now
+        if self._spent > rate * CONTROL_BURST_S - 1:
             return False
-        self._tokens -= 1
+        self._spent += 1
         return True
 
     def judge(self, now: float, outstanding_bytes: int, *, is_paused: bool, is_deaf: bool) -> CloseCode | None:

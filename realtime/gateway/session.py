@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -23,8 +24,8 @@ from realtime.engine import View as EngineView
 from realtime.engine.filters import parse_filter
 from realtime.errors import CloseCode, ErrorCode, Refused
 from realtime.gateway.complaints import Complaints
-from realtime.gateway.flush import Flusher
-from realtime.gateway.identity import Denied, Identified, Identity
+from realtime.gateway.flush import Flusher, Pump
+from realtime.gateway.identity import ANONYMOUS, Denied, Identity
 from realtime.gateway.turns import Bucket, Load, Turn
 from realtime.geo import view_boxes
 from realtime.node import Node
@@ -32,6 +33,7 @@ from realtime.values import parse_id, parse_version
 
 logger = logging.getLogger(__name__)
 
+NO_IDS: frozenset[str] = frozenset()  # 216 bytes
 REQUESTS_SHARE_MAX = 0.1  # of the processor's time, for the views, refreshes and checks of one session
 
 
@@ -48,6 +50,15 @@ class Wire(Protocol):
 
     def send_state(self, data: bytes) -> None:
         """Write bytes of the state lane; only while not paused."""
+
+    def send_rest(self, rest: bytes) -> None:
+        """Write what the socket did not take of a frame of the pump's."""
+
+    def let_pump(self, pump: Pump, session: int) -> None:
+        """Let a pump write the session's state from now on."""
+
+    def hold_pump(self) -> None:
+        """Let the pump write nothing until something was sent here."""
 
     def close(self, code: CloseCode, reason: str = "") -> None:
         """Close with a handshake, and cut the socket if that takes too long."""
@@ -69,14 +80,42 @@ class Gate:
         self.sessions: dict[str, Session] = {}  # those that have identified themselves
         self.tasks: set[asyncio.Task[None]] = set()  # publishing on behalf of sessions
         self.complaints = Complaints(logger, time.monotonic)
+        self.turn_s = 1 / node.config.limits.views_per_s
 
     def new_session(self) -> Session:
         """Return the handler of a new connection."""
         return Session(self)
 
 
+UNASKED = Turn(0.0, Load(1.0))  # of whoever never asked for one
+
+
 class Session:
     """See above. Made with its connection; becomes a session of the engine when it is identified."""
+
+    __slots__ = (
+        "_bucket",
+        "_check",
+        "_gate",
+        "_has_looked",
+        "_have",
+        "_inbox",
+        "_is_over",
+        "_is_taken",
+        "_limits",
+        "_load",
+        "_look",
+        "_node",
+        "_pong",
+        "_publishing",
+        "_refresh",
+        "_view",
+        "_wire",
+        "client",
+        "name",
+        "number",
+        "who",
+    )
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -85,20 +124,19 @@ class Session:
         self.name = secrets.token_hex(8)
         self.number = 0  # of the engine's session; 0: not identified
         self.client: str | None = None
-        self.who = Identified()
+        self.who = ANONYMOUS
         self._wire: Wire | None = None
         self._is_over = False  # its connection is being closed: whatever still comes means nothing
         self._bucket = Bucket(self._limits.messages_per_s, self._limits.messages_burst, time.monotonic)
         self._has_looked = False  # a first view was accepted: `have` is an error from now on
         self._view: EngineView | None = None  # accepted, waits for its turn
         self._have: dict[str, int] | None = None  # believed, goes with the next view that is applied
-        turn_s = 1 / self._limits.views_per_s
-        self._load = Load(REQUESTS_SHARE_MAX)
-        self._look, self._refresh, self._check = (Turn(turn_s, self._load) for _ in range(3))
+        self._load: Load | None = None  # from the first request on
+        self._look = self._refresh = self._check = UNASKED
         self._pong: bytes | None = None  # the newest, waits for the socket
         self._is_taken = False  # the engine gave it out while the socket was paused
         self._publishing: asyncio.Task[None] | None = None
-        self._inbox: deque[str | bytes] = deque()  # came while a publish was applied
+        self._inbox: deque[str | bytes] | None = None  # came while a publish was applied; an empty one has 600 bytes
 
     # The connection's side
 
@@ -113,6 +151,8 @@ class Session:
         if not self._bucket.take():
             self.close(CloseCode.RATE_LIMITED, "more messages than messages_per_s")
         elif self._publishing is not None:
+            if self._inbox is None:
+                self._inbox = deque()
             self._inbox.append(data)
         else:
             self._receive(data)
@@ -150,7 +190,7 @@ class Session:
     def on_close(self, code: int) -> None:
         self._node.counters.count_close(code)
         self._is_over, self._wire = True, None
-        self._inbox.clear()
+        self._inbox = None
         for turn in (self._look, self._refresh, self._check):
             turn.cancel()
         if self.number:
@@ -201,13 +241,14 @@ class Session:
             self._node.counters.count("identify_denied")
             self.close(denied.code, "not identified")
             return
-        self.client = message.client
+        self.client = None if message.client is None else sys.intern(message.client)  # many have the same
         wire.message_bytes_max = self._limits.message_bytes
         wire.identified()
         encoding = Encoding.JSON if wire.is_text else Encoding.MSGPACK
         self.number = self._node.engine.open(self.who.principals, self.who.user, encoding)
         self._gate.sessions[self.name] = self
         self._gate.flusher.add(self.number, self)
+        wire.let_pump(self._gate.flusher.pump, self.number)
         limits = self._limits
         self.send(
             messages.Welcome(
@@ -251,6 +292,8 @@ class Session:
         if self.who.user is not None:
             self._node.keep_view(self.who.user, value)
         self._view = view
+        if self._look is UNASKED:
+            self._look = self._new_turn()
         self._look.ask(self._ready)
 
     def _stored_view(self, value: dict[str, Any]) -> dict[str, Any]:
@@ -264,7 +307,7 @@ class Session:
         if message.bbox is msgspec.UNSET:
             raise Refused(ErrorCode.BAD_VIEW, "bbox: required; null shows nothing")
         boxes = view_boxes(message.bbox)
-        ids: frozenset[str] = frozenset()
+        ids = NO_IDS
         if message.ids is not None:
             count_max = self._limits.ids_per_view
             if not isinstance(message.ids, list) or len(message.ids) > count_max:
@@ -288,9 +331,13 @@ class Session:
         return have if is_ours and is_fresh else None
 
     def _on_refresh(self, message: messages.Refresh, value: dict[str, Any]) -> None:
+        if self._refresh is UNASKED:
+            self._refresh = self._new_turn()
         self._refresh.ask(self._ready)
 
     def _on_check(self, message: messages.CheckRequest, value: dict[str, Any]) -> None:
+        if self._check is UNASKED:
+            self._check = self._new_turn()
         self._check.ask(self._ready)
 
     def _on_publish(self, message: messages.Publish, value: dict[str, Any]) -> None:
@@ -309,6 +356,8 @@ class Session:
             self._publishing = None
             while self._inbox and self._publishing is None and not self._is_over:
                 self._receive(self._inbox.popleft())
+            if not self._inbox:
+                self._inbox = None
         except Exception:  # noqa: BLE001  a bug: it costs this session, and nobody else notices
             self._gate.complaints.exception("publish", "a publish of a session failed")
             self._publishing = None
@@ -335,6 +384,11 @@ class Session:
 
     # State lane
 
+    def _new_turn(self) -> Turn:
+        if self._load is None:
+            self._load = Load(REQUESTS_SHARE_MAX)
+        return Turn(self._gate.turn_s, self._load)
+
     def _ready(self) -> None:
         self._gate.flusher.ask(self)
 
@@ -357,6 +411,7 @@ class Session:
 
     def _charge(self, begin: float) -> None:
         """Note what a request cost since `begin`, in time of the processor: what else runs is not the client's fault."""
+        assert self._load is not None
         self._load.add(time.thread_time() - begin, asyncio.get_running_loop().time())
 
     def flush(self, now: float) -> None:
@@ -374,6 +429,11 @@ class Session:
             wire.send_state(frame)
         self._send_check()
 
+    def finish(self, rest: bytes) -> None:
+        """Write what the socket did not take of a delta."""
+        if self._wire is not None:
+            self._wire.send_rest(rest)
+
     def _send_check(self) -> None:
         """Answer a check whose turn has come, right behind the deltas that went out."""
         wire = self._wire
@@ -382,7 +442,9 @@ class Session:
         begin = time.thread_time()
         check = self._node.engine.check(self.number)
         self._charge(begin)
-        if check is not None:
+        if check is None:
+            wire.hold_pump()
+        else:
             self._check.done()
             wire.send_state(messages.encode(messages.Check(*check), wire.is_text))
 

@@ -1,8 +1,9 @@
-"""The public port: accepts sockets, reads heads, hands upgraded ones to picows, and keeps the set of connections.
+"""The public port: accepts sockets, answers heads, lends picows' parsers to connections, and keeps the set of those.
 
-Law: picows is imported here and nowhere else. It unmasks, parses and writes frames; the head of the request, every rule
-of the protocol, every timeout and every limit are this package's. No bytes reach its parser that `FrameScanner` has not
-admitted. A socket that is not upgraded costs at most `HEAD_BYTES_MAX` and one place of `connections_half_open`.
+Law: picows is imported here and nowhere else. It parses and unmasks frames; the head of the request, every rule of the
+protocol, every timeout and every limit are this package's. No bytes reach its parser that `FrameScanner` has not
+admitted. A socket that is not upgraded costs at most `HEAD_BYTES_MAX` and one place of `connections_half_open`. More is in
+docs/connections.md.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
-from picows import WSListener, WSTransport, WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener
+from picows import WSListener, WSTransport, WSUpgradeResponse, WSUpgradeResponseWithListener
 from picows.picows import WSFrame, WSProtocol  # type: ignore[attr-defined]
 
 from realtime.config import Config, LimitsConfig
 from realtime.errors import CloseCode
 from realtime.gateway.complaints import Complaints
 from realtime.gateway.connection import Connection, Handler
-from realtime.gateway.frames import BINARY, TEXT, FrameScanner
+from realtime.gateway.frames import BINARY, CLOSE, TEXT, FrameScanner, Violation, frame_header
 from realtime.gateway.handshake import (
-    HEAD_BYTES_MAX,
     Door,
     Endpoint,
     HandshakeRefused,
@@ -35,10 +35,10 @@ from realtime.gateway.handshake import (
     check_upgrade,
     parse_head,
     plain,
-    refusal,
     switching,
 )
 from realtime.gateway.origin import is_loopback
+from realtime.gateway.stream import READ_BYTES, Arrival, Parsers, Reading, Stream
 from realtime.gateway.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
@@ -71,19 +71,18 @@ DESCRIPTORS_FOR_NEWCOMERS = 100
 ACCEPTS_PER_TURN = 32
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux; the socket module has no name for it
 
-# picows' buffer for reading doubles while a frame does not fit and never shrinks. It starts small as most clients send
-# small messages, and is idle most of the time.
-READ_BUFFER_BYTES = 4096
+# picows' buffer: what is read goes into half of it, less 256 bytes. It doubles for a frame that does not fit.
+PARSER_BYTES = 2 * READ_BYTES + 256
 
-# Up to here picows copies a frame before it hands it to the transport.
-COPIED_BYTES_MAX = 8192
+# A request that picows upgrades: those of the clients are answered here.
+_HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 class _PicowsLog:
-    """What picows logs to. Bad frames are counted here, and its lines about each connection would be two per client.
-
-    It is no `logging.Logger`, as picows makes a child of such a one for every connection.
-    """
+    """What picows logs to. Bad frames are counted here, and its lines about each parser say nothing."""
 
     def isEnabledFor(self, level: int) -> bool:
         return False
@@ -98,199 +97,102 @@ class _PicowsLog:
         logger.exception(message, *arguments)
 
 
-_PICOWS_LOG = _PicowsLog()
+class _Nowhere:
+    """What picows takes for its transport, and for its socket: nothing goes out there."""
 
+    __slots__ = ()
 
-class _Writer:
-    """Writes frames for a connection."""
+    def get_extra_info(self, name: str) -> _Nowhere | None:
+        return self if name == "socket" else None
 
-    __slots__ = ("_picows", "transport")
+    def get_write_buffer_size(self) -> int:
+        return 1  # at 0 it would write to the descriptor
 
-    def __init__(self, picows: Any) -> None:  # a WSTransport; opcodes and codes are enums in its types, and C ints underneath
-        self._picows = picows
-        self.transport: asyncio.Transport = picows.underlying_transport
+    def fileno(self) -> int:
+        return -1
 
-    def send(self, opcode: int, payload: bytes) -> None:
-        """Write a frame.
+    def getsockopt(self, *option: int) -> int:
+        return 0
 
-        A long one is not left to picows: it hands the transport a view of the header in a buffer of its own, and
-        overwrites that with the next frame, while uvloop and asyncio may still have to send it. `writelines` will not
-        do either: in Python 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1 asyncio's never says that the buffer is full.
-        """
-        size = len(payload)
-        if size <= COPIED_BYTES_MAX:
-            self._picows.send(opcode, payload)
-        elif not self._picows.is_close_frame_sent:
-            header = (
-                bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big")
-                if size < 1 << 16
-                else bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big")
-            )
-            self.transport.write(header + payload)
+    def drop(self, *arguments: object) -> None:
+        """Do nothing."""
 
-    def send_close(self, code: int, reason: bytes) -> None:
-        """Write a close frame; nothing can be written after it."""
-        self._picows.send_close(code, reason)
+    write = close = abort = setsockopt = drop
 
 
 class _Frames(WSListener):
-    """Hands picows' events on to the connection."""
+    """Hands picows' frames on to the connection whose bytes they are."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("connection",)
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self._connection.opened(_Writer(transport))
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        self._connection.receive(frame.msg_type.value, bool(frame.fin), frame.get_payload_as_bytes())
+        assert self.connection is not None
+        self.connection.receive(frame.msg_type.value, bool(frame.fin), frame.get_payload_as_bytes())
 
 
-class _Wire(WSProtocol):  # type: ignore[misc]
-    """Between the socket and picows: lets only admitted bytes through, and reports what picows keeps to itself."""
+class _Parser:
+    """One parser of picows, lent to a connection from the first byte of a frame to the last.
 
-    __slots__ = ("_connection", "_view")
+    Between frames a connection needs none, and most are idle: picows has 4.5 kB for each.
+    """
 
-    def __init__(self, connection: Connection, upgrade: Upgrade, max_frame_bytes: int) -> None:
-        def listener(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
-            return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(upgrade.headers), _Frames(connection))
+    __slots__ = ("_frames", "_picows", "_room")
 
-        super().__init__(
+    def __init__(self, max_frame_bytes: int) -> None:
+        self._frames = frames = _Frames()
+        self._picows: Any = WSProtocol(
             host_port=None,
             ws_path=None,
             is_client_side=False,
-            ws_listener_factory=listener,
-            logger=_PICOWS_LOG,
+            ws_listener_factory=lambda request: WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(), frames),
+            logger=_PicowsLog(),
             disconnect_on_exception=True,
-            websocket_handshake_timeout=None,  # it is over
-            enable_auto_ping=False,  # would be a task for each connection
+            websocket_handshake_timeout=None,
+            enable_auto_ping=False,
             auto_ping_idle_timeout=0,
             auto_ping_reply_timeout=0,
             auto_ping_strategy=1,
             enable_auto_pong=False,  # would answer without bound whoever does not read
             max_frame_size=max_frame_bytes,
             extra_headers=None,
-            read_buffer_init_size=READ_BUFFER_BYTES,
+            read_buffer_init_size=PARSER_BYTES,
         )
-        self._connection = connection
-        self._view = memoryview(b"")
+        self._picows.connection_made(_Nowhere())
+        self._put(memoryview(_HANDSHAKE))
+        self._room = len(self._picows.get_buffer(-1))
 
-    def start(self, transport: asyncio.Transport, upgrade: Upgrade, early: bytes) -> None:
-        """Take over a socket whose head was read; `early` came right behind it."""
-        transport.set_protocol(self)
-        self.connection_made(transport)
-        head = (
-            "GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
-            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {upgrade.key}\r\n\r\n"
-        ).encode()
-        super().get_buffer(-1)[: len(head)] = head
-        super().buffer_updated(len(head))
-        while early and not transport.is_closing():
-            view = self.get_buffer(-1)
-            size = min(len(view), len(early))
-            view[:size] = early[:size]
-            early = early[size:]
-            self.buffer_updated(size)
+    def parse(self, connection: Connection, data: memoryview) -> None:
+        """Hand the frames that these bytes complete to the connection."""
+        self._frames.connection = connection
+        while data and not self._picows.transport.is_close_frame_sent:
+            data = data[self._put(data) :]
+        self._frames.connection = None
 
-    def get_buffer(self, size_hint: int) -> memoryview:
-        """Return where to read to: half of what is free.
+    def _put(self, data: memoryview) -> int:
+        """Give picows bytes; return how many.
 
-        picows doubles its buffer when a read leaves it nearly full, even by whole frames that it is about to consume:
-        a client that floods could make it grow without end. So it grows only for a frame that needs the room.
+        It doubles its buffer when that is nearly full, even of whole frames that it is about to consume. So it never
+        gets more than half of what is free, and its buffer grows only for a frame that needs the room.
         """
-        view: memoryview = super().get_buffer(size_hint)
-        self._view = view[: (len(view) + 1) // 2]
-        return self._view
+        room = self._picows.get_buffer(-1)
+        size = min(len(data), (len(room) + 1) // 2)
+        room[:size] = data[:size]
+        self._picows.buffer_updated(size)
+        return size
 
-    def buffer_updated(self, size: int) -> None:
-        """Process what was read."""
-        connection = self._connection
-        if connection.is_discarding:
-            return
-        scanner = connection.scanner
-        admitted = scanner.scan(self._view[:size])
-        if admitted:
-            super().buffer_updated(admitted)
-        if connection.is_open and self.transport.is_close_frame_sent:
-            connection.ended_below(int(self.transport.close_handshake.sent.code))
-        elif scanner.violation is not None and not connection.is_discarding:
-            connection.violate(scanner.violation)
+    @property
+    def violation(self) -> Violation | None:
+        """What picows found against a frame; it parses no more then."""
+        sent = self._picows.transport.close_handshake and self._picows.transport.close_handshake.sent
+        return Violation(CloseCode(int(sent.code)), sent.reason) if sent else None
 
-    def eof_received(self) -> bool:
-        self._connection.peer_ended()
-        return False
-
-    def pause_writing(self) -> None:
-        self._connection.block()
-
-    def resume_writing(self) -> None:
-        self._connection.unblock()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        super().connection_lost(error)
-        self._view = memoryview(b"")
-        self._connection.lost()
-
-
-class _Arrival(asyncio.Protocol):
-    """A socket until its head is read, or until its plain answer is taken."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._head = bytearray()
-        self._is_answered = False
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its bases
-        self._listener.arrived(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self._is_answered:
-            return
-        searched = max(len(self._head) - 3, 0)
-        self._head += data
-        end = self._head.find(b"\r\n\r\n", searched)
-        if end < 0 and len(self._head) <= HEAD_BYTES_MAX:
-            return
-        assert self._transport is not None
-        head, early = bytes(self._head[:end]), bytes(self._head[end + 4 :])
-        self._head.clear()
-        try:
-            if not 0 <= end <= HEAD_BYTES_MAX:
-                raise HandshakeRefused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a head over {HEAD_BYTES_MAX} bytes")
-            self._listener.serve(self, self._transport, head, early)
-        except HandshakeRefused as refused:
-            self._listener.note_refusal(refused)
-            self.answer(refusal(refused))
-
-    def answer(self, data: bytes) -> None:
-        """Send an answer and wait for the peer's FIN; the handshake timeout still runs."""
-        assert self._transport is not None
-        self._is_answered = True
-        try:
-            self._transport.write(data)
-            self._transport.write_eof()
-        except OSError:  # reset by the peer, and not noticed yet
-            self._transport.abort()
-
-    def expire(self) -> None:
-        """The head, or taking the answer, took too long."""
-        assert self._transport is not None
-        if not self._is_answered:
-            self._listener.upkeep.count("handshake_timeout")
-        self._transport.abort()
-
-    def evict(self) -> None:
-        """Make room for a newer one."""
-        assert self._transport is not None
-        self._listener.upkeep.count("half_open_evicted")
-        self._transport.abort()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._listener.departed(self)
+    @property
+    def is_fresh(self) -> bool:
+        """Whether another connection can have it: it has seen no close frame, and its buffer, which never shrinks, has not grown."""
+        return self._picows.transport.close_handshake is None and len(self._picows.get_buffer(-1)) <= self._room
 
 
 class Listener:
@@ -309,12 +211,18 @@ class Listener:
     ) -> None:
         self.connections: set[Connection] = set()
         self.port = 0
+        self.reading = Reading()
+        frame_bytes_max = max(config.limits.message_bytes, config.limits.message_bytes_before_identify)
+        self.parsers = Parsers(lambda: _Parser(frame_bytes_max))
         loop = asyncio.get_running_loop()
         self.upkeep = Upkeep(config.limits, loop, count, Complaints(logger, loop.time))
         self._limits = config.limits
         self._door = Door(config.server.host, config.server.origins)
         self._endpoint = endpoint
-        self._kinds = frozenset((TEXT, BINARY))
+        self._kinds = {is_text: frozenset((TEXT if is_text else BINARY,)) for is_text in (True, False)}
+        if endpoint.is_mixed:
+            self._kinds = dict.fromkeys((True, False), frozenset((TEXT, BINARY)))
+        self._on_lost = self._lost  # one bound method for all
         self._handler_factory = handler_factory
         self._public_get = public_get
         self._connections_max = config.limits.connections or descriptors() - DESCRIPTORS_RESERVED
@@ -372,7 +280,7 @@ class Listener:
 
     # What arrivals call
 
-    def arrived(self, arrival: _Arrival) -> None:
+    def arrived(self, arrival: Arrival) -> None:
         """Take note of a new socket. When there are too many the oldest gives way: it had the most time to finish."""
         spare = self._connections_max - len(self.connections) + DESCRIPTORS_FOR_NEWCOMERS
         newcomers = self.upkeep.newcomers
@@ -382,7 +290,7 @@ class Listener:
             oldest.evict()
         newcomers.add(arrival, self.upkeep.loop.time())
 
-    def departed(self, arrival: _Arrival) -> None:
+    def departed(self, arrival: Arrival) -> None:
         """Forget a socket that is gone."""
         self.upkeep.newcomers.discard(arrival)
         self._note_empty()
@@ -392,7 +300,7 @@ class Listener:
         self.upkeep.count(f"handshake_refused_{refused.status.value}")
         self.upkeep.complaints.note(refused.reason, f"request refused: {refused.reason}")
 
-    def serve(self, arrival: _Arrival, transport: asyncio.Transport, head: bytes, early: bytes) -> None:
+    def serve(self, arrival: Arrival, head: bytes, early: bytes) -> None:
         """Answer a request, or make it a connection. Raises `HandshakeRefused`."""
         request = parse_head(head)
         check_caller(request, self._door)
@@ -403,14 +311,14 @@ class Listener:
             arrival.answer(plain(page))
             return
         upgrade = check_upgrade(request, self._endpoint)
-        peername = transport.get_extra_info("peername")
+        peername = arrival.stream.transport.get_extra_info("peername")
         peer = str(peername[0]) if peername else ""
         if self._is_full(peer):
             # A browser shows its page a close code, and nothing of a 503. The socket stays one of the half-open ones.
             self.upkeep.count("connections_refused")
             arrival.answer(switching(upgrade) + _close_frame(CloseCode.FULL))
             return
-        self._upgrade(arrival, transport, upgrade, peer, early)
+        self._upgrade(arrival, upgrade, peer, early)
 
     # Inside
 
@@ -426,25 +334,22 @@ class Listener:
             return True
         return self._by_address[peer] >= self._limits.connections_per_address
 
-    def _upgrade(self, arrival: _Arrival, transport: asyncio.Transport, upgrade: Upgrade, peer: str, early: bytes) -> None:
+    def _upgrade(self, arrival: Arrival, upgrade: Upgrade, peer: str, early: bytes) -> None:
         try:
             handler = self._handler_factory()
         except Exception:  # noqa: BLE001 - logged there
             self.upkeep.complaints.exception("handler", "making a connection's handler raised")
             arrival.answer(switching(upgrade) + _close_frame(CloseCode.BUG))
             return
-        kinds = self._kinds if self._endpoint.is_mixed else frozenset((TEXT if upgrade.is_text else BINARY,))
-        scanner = FrameScanner(self._limits.message_bytes_before_identify, self._limits.fragments, kinds)
+        scanner = FrameScanner(self._limits.message_bytes_before_identify, self._limits.fragments, self._kinds[upgrade.is_text])
         self._serial += 1
-        connection = Connection(self.upkeep, handler, upgrade, peer, self._serial, scanner, self._lost)
+        connection = Connection(self.upkeep, handler, upgrade, peer, self._serial, scanner, self._on_lost)
         self.upkeep.newcomers.discard(arrival)
         self.connections.add(connection)
         if not is_loopback(peer):
             self._by_address[peer] += 1
         self.upkeep.count("connections_opened")
-        _Wire(connection, upgrade, max(self._limits.message_bytes, self._limits.message_bytes_before_identify)).start(
-            transport, upgrade, early
-        )
+        arrival.stream.upgrade(connection, switching(upgrade), early)
 
     def _lost(self, connection: Connection) -> None:
         self.connections.discard(connection)
@@ -477,7 +382,7 @@ async def listen(
     # Not through aiofastnet, which picows would choose where it is installed: under uvloop an echo of 100 bytes or 20 kB
     # is neither faster nor slower beyond the noise, and an idle connection costs 14.5 kB instead of 9.8 kB. Most are idle.
     server = await asyncio.get_running_loop().create_server(
-        lambda: _Arrival(listener), config.server.host, config.server.port, backlog=ACCEPTS_PER_TURN, start_serving=False
+        lambda: Stream(listener), config.server.host, config.server.port, backlog=ACCEPTS_PER_TURN, start_serving=False
     )
     try:
         await listener.start(server, config.server.backlog)
@@ -503,4 +408,4 @@ def _set_options(bound: socket.socket, limits: LimitsConfig) -> None:
 
 
 def _close_frame(code: CloseCode) -> bytes:
-    return b"\x88\x02" + code.to_bytes(2, "big")
+    return frame_header(CLOSE, 2) + code.to_bytes(2, "big")

@@ -1,0 +1,42 @@
+"""From the bytes that a publisher sent to updates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.crowd import Crowd
+from bench.publish import to_line
+from realtime.config import LimitsConfig, PublishConfig
+from realtime.updates import UpdateParser
+
+COUNT = 1000
+POLYGON = {
+    "type": "Feature",
+    "id": "zone-1",
+    "kind": "zone",
+    "geometry": {"type": "Polygon", "coordinates": [[[x % 20 * 0.01, x // 20 * 0.01] for x in range(100)] + [[0, 0]]]},
+    "properties": {"name": "a zone", "level": 3},
+}
+PATCH = {"op": "patch", "id": "bus-1", "version": 9, "properties": {"speed": 12.5, "route": None}}
+
+
+def lines(what: str) -> list[bytes]:
+    """Return updates as lines of NDJSON."""
+    crowd = Crowd(1, 1, COUNT)
+    if what == "move":
+        return [to_line(move) for move in crowd.moves(COUNT)]
+    if what == "feature":
+        return [msgspec.json.encode(feature) for feature in crowd.features()]
+    return [msgspec.json.encode(POLYGON if what == "polygon" else PATCH)] * (COUNT // 10)
+
+
+@pytest.mark.parametrize("what", ["move", "feature", "patch", "polygon"])
+def test_decode(benchmark: Any, what: str) -> None:
+    """Decode lines one by one, as the reference engine is fed."""
+    found = lines(what)
+    decode, parse = msgspec.json.decode, UpdateParser(LimitsConfig(), PublishConfig()).parse
+    updates = benchmark(lambda: [parse(decode(line)) for line in found])
+    benchmark.extra_info["per"] = len(updates)

@@ -1,0 +1,113 @@
+# The intake (realtime/intake.py) of a native engine: an update that surely is a good one goes from its text or its dict
+# straight into the engine; of any other Python is asked.
+#
+# Law: the same items, in the same order, get the same verdicts as from `PlainIntake`. Items are taken one by one, and each
+# is applied before the next one is looked at: what one update points to is gone by then.
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+
+from realtime.errors import Refused as IntakeRefused
+
+cdef type INTAKE_RAW = msgspec.Raw
+cdef int INTAKE_LOOK_UPDATES = 8  # between two looks at the clock; one that Python is asked of counts as so many
+
+
+cdef class Intake:
+    """See `realtime.intake.Intake`."""
+
+    cdef NativeEngine core
+    cdef UpdateReader* reader
+    cdef object read  # (item, allows) -> Update; raises Refused
+    cdef bint is_asking  # `allows` runs: what is being read must not be overwritten
+
+    look_updates = INTAKE_LOOK_UPDATES
+
+    def __cinit__(self, NativeEngine engine not None, read, size_t entity_bytes, size_t entity_properties, default_access):
+        cdef IngestLimits limits
+        limits.entity_bytes = entity_bytes
+        limits.entity_properties = entity_properties
+        for principal in default_access:
+            limits.default_access.push_back(principal.encode())
+        self.core = engine
+        self.read = read
+        self.reader = new UpdateReader(limits)
+
+    def __dealloc__(self):
+        del self.reader
+
+    def take(self, items, list verdicts not None, double now, allows=None, is_over=None):
+        cdef int left = INTAKE_LOOK_UPDATES
+        cdef CutLines cut
+        cdef IngestLine line
+        if self.is_asking:
+            raise RuntimeError("nothing can be published while it is being asked who may publish")
+        if type(items) is CutLines:  # lines of which no objects were made yet
+            cut = items
+            while cut.lines.splitter.next(cut.rest, line):
+                left -= self.take_line(cut, line, verdicts, now, allows)
+                if left <= 0:
+                    if is_over is not None and is_over():
+                        return True
+                    left = INTAKE_LOOK_UPDATES
+            return False
+        for item in items:
+            left -= self.take_item(item, verdicts, now, allows)
+            if left <= 0:
+                if is_over is not None and is_over():
+                    return True
+                left = INTAKE_LOOK_UPDATES
+        return False
+
+    cdef int take_line(self, CutLines cut, const IngestLine& line, list verdicts, double now, object allows) except -1:
+        """Return as how many updates it counts; so do the following."""
+        cdef IngestUpdate update
+        if line.is_too_long:
+            verdicts.append(cut.too_long)
+            return 1
+        if take_json(line.text.data(), line.text.size(), self.reader[0], &update) and self.may_take(update, allows):
+            return self.apply(update, verdicts, now)
+        return self.ask(msgspec.Raw(ingest_bytes(line.text)), verdicts, now, allows)
+
+    cdef int take_item(self, object item, list verdicts, double now, object allows) except -1:
+        cdef IngestUpdate update
+        cdef Py_buffer text
+        if type(item) is dict:
+            if take_object(<PyObject*>item, self.reader.scratch(), &update) and self.may_take(update, allows):
+                return self.apply(update, verdicts, now)
+        elif type(item) is INTAKE_RAW:
+            PyObject_GetBuffer(item, &text, PyBUF_SIMPLE)
+            try:
+                if take_json(<const char*>text.buf, <size_t>text.len, self.reader[0], &update) and self.may_take(update, allows):
+                    return self.apply(update, verdicts, now)
+            finally:
+                PyBuffer_Release(&text)
+        elif isinstance(item, IntakeRefused):
+            verdicts.append(item)
+            return 1
+        return self.ask(item, verdicts, now, allows)
+
+    cdef inline int apply(self, const IngestUpdate& update, list verdicts, double now) except -1:
+        verdicts.append(VERDICTS[<int>self.core.engine.apply(update, now)])
+        return 1
+
+    cdef int ask(self, object item, list verdicts, double now, object allows) except -1:
+        """Let Python read an item."""
+        cdef IngestUpdate update
+        try:
+            read = self.read(item, allows)
+        except IntakeRefused as refused:
+            verdicts.append(refused)
+        else:
+            take_update(read, self.reader.scratch(), &update)
+            self.apply(update, verdicts, now)
+        return INTAKE_LOOK_UPDATES
+
+    cdef bint may_take(self, const IngestUpdate& update, object allows) except -1:
+        """Whether the update need not be asked about because of who sends it."""
+        if allows is None:
+            return True
+        self.is_asking = True
+        try:
+            return bool(allows(ingest_str(update.id)))
+        finally:
+            self.is_asking = False

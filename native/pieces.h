@@ -1,0 +1,83 @@
+// The pieces that deltas are joined from: encoded once per entity version, shared by every session that is told of it.
+//
+// Law: pieces lie in one ring of bounded size and are never freed one by one: a new one overwrites the oldest. A place is
+// believed only if it is among the newest, and if what lies there says that it is of this entity, version and encoding.
+// What a session is sent is copied out of the ring before the next piece is made.
+
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "types.h"
+#include "world.h"
+
+namespace realtime {
+
+enum class How : uint8_t { ENTER, MOVE, PATCH };
+
+class Pieces {
+   public:
+    // How a client that holds version `held` learns the present state.
+    static How how(const Entity& entity, uint64_t held) {
+        if (held < entity.since || held > entity.wire) {  // from another life, or a lower version after a forgotten death
+            return How::ENTER;
+        }
+        return entity.is_point && held >= entity.move_since ? How::MOVE : How::PATCH;
+    }
+
+    // The bytes of it; they hold until the next call.
+    std::string_view get(Entity& entity, How how, uint64_t held, Encoding encoding) {
+        uint32_t& place = (how == How::ENTER ? entity.enters : entity.pieces)[static_cast<uint32_t>(encoding)];
+        if (place && end_ - place <= MASK) {  // otherwise it was overwritten since
+            const Head* head = reinterpret_cast<const Head*>(&ring_[(place & MASK) * UNIT]);
+            const uint32_t kind = kind_of(how, encoding);
+            if (head->serial == entity.serial && head->version == entity.wire && head->kind == kind && (how != How::PATCH || head->held == held)) {
+                return {reinterpret_cast<const char*>(head + 1), head->bytes};
+            }
+        }
+        return make(entity, how, held, encoding, place);
+    }
+
+    void prefetch(const Entity& entity, Encoding encoding) const {
+        const char* at = &ring_[(entity.pieces[static_cast<uint32_t>(encoding)] & MASK) * UNIT];
+        __builtin_prefetch(at);
+        __builtin_prefetch(at + 64);
+    }
+
+    // The entity as a Feature in JSON, appended.
+    static void put_feature(std::string& out, const Entity& entity);
+
+    size_t bytes() const { return BYTES; }
+
+   private:
+    struct Head {
+        uint64_t serial;   // of the entity
+        uint64_t version;  // wire
+        uint64_t held;     // of a patch
+        uint32_t bytes;
+        uint32_t kind;
+    };
+    static constexpr size_t UNIT = 16;
+    static constexpr size_t BYTES = size_t{1} << 24;
+    static constexpr uint32_t MASK = BYTES / UNIT - 1;
+    static constexpr size_t LARGE = BYTES / 16;  // what is larger is not kept
+
+    static uint32_t kind_of(How how, Encoding encoding) { return 1u + static_cast<uint32_t>(how) * 2u + static_cast<uint32_t>(encoding); }
+    std::string_view make(Entity& entity, How how, uint64_t held, Encoding encoding, uint32_t& place);
+
+    // Calloc: a page costs nothing before it is written to.
+    struct Free {
+        void operator()(char* at) const { std::free(at); }
+    };
+    std::unique_ptr<char, Free> memory_{static_cast<char*>(std::calloc(BYTES, 1))};
+    char* ring_ = memory_.get();
+    uint32_t end_ = 1;  // where the next piece goes: places count units for ever, modulo 2^32; 0 means none
+    std::string made_, scratch_;
+};
+
+}  // namespace realtime

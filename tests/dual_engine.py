@@ -1,0 +1,137 @@
+"""Two engines behind one seam: every call goes to both, and what they answer must be the same.
+
+Law: frames are compared decoded, whatever the order of members; everything else as it is. What engines may choose for
+themselves (the numbers of sessions, the moment until which an expiry may be late) is not compared.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from realtime._native import NativeEngine
+from realtime.counters import Histogram
+from realtime.engine import Check, Encoding, Settings, Update, Verdict, View
+from realtime.engine.filters import Filter
+from realtime.engine.reference import ReferenceEngine
+from realtime.geo import Box
+
+DECODE = {Encoding.JSON: msgspec.json.decode, Encoding.MSGPACK: msgspec.msgpack.decode}
+
+
+class DualEngine:
+    """The reference engine and the native one, which must not differ. Sessions have the numbers of the reference."""
+
+    def __init__(self, settings: Settings, node_number: int = 0) -> None:
+        self.reference, self.native = ReferenceEngine(settings, node_number), NativeEngine(settings, node_number)
+        self._natives: dict[int, int] = {}
+        self._encodings: dict[int, Encoding] = {}
+
+    @property
+    def flush_lag(self) -> Histogram:
+        lag, other = self.reference.flush_lag, self.native.flush_lag
+        assert lag.counts == other.counts
+        return lag
+
+    def apply(self, batch: Sequence[Update], now: float) -> list[Verdict]:
+        verdicts = self.reference.apply(batch, now)
+        assert self.native.apply(batch, now) == verdicts
+        return verdicts
+
+    def open(self, principals: Iterable[str], user: str | None, encoding: Encoding) -> int:
+        names = list(principals)
+        session = self.reference.open(names, user, encoding)
+        self._natives[session] = self.native.open(names, user, encoding)
+        self._encodings[session] = encoding
+        return session
+
+    def look(self, session: int, view: View, have: Mapping[str, int] | None, now: float) -> None:
+        self.reference.look(session, view, have, now)
+        self.native.look(self._natives[session], view, have, now)
+
+    def allow(self, session: int, principals: Iterable[str], now: float) -> None:
+        names = list(principals)
+        self.reference.allow(session, names, now)
+        self.native.allow(self._natives[session], names, now)
+
+    def refresh(self, session: int, now: float) -> None:
+        self.reference.refresh(session, now)
+        self.native.refresh(self._natives[session], now)
+
+    def close(self, session: int) -> None:
+        self.reference.close(session)
+        self.native.close(self._natives.pop(session))
+
+    def take_dirty(self, now: float) -> list[int]:
+        taken = self.reference.take_dirty(now)
+        assert self.native.take_dirty(now) == [self._natives[session] for session in taken]
+        return taken
+
+    def next_due(self) -> float | None:
+        due = self.reference.next_due()
+        assert self.native.next_due() == due
+        return due
+
+    def drain(self, session: int, budget: int, now: float) -> bytes | None:
+        frame = self.reference.drain(session, budget, now)
+        other = self.native.drain(self._natives[session], budget, now)
+        if frame is None or other is None:
+            assert frame is other, f"only one engine has something to say: {frame!r}, {other!r}"
+            return frame
+        decode = DECODE[self._encodings[session]]
+        expected, answered = decode(frame), decode(other)
+        assert answered == expected, f"the frames differ:\n{expected}\n{answered}"
+        assert repr(_sorted(answered)) == repr(_sorted(expected)), "the frames differ in the types of their values"
+        return other
+
+    def check(self, session: int) -> Check | None:
+        check = self.reference.check(session)
+        assert self.native.check(self._natives[session]) == check
+        return check
+
+    def search(self, boxes: Sequence[Box], zoom: float, filter: Filter | None) -> list[bytes]:
+        found = self.reference.search(boxes, zoom, filter)
+        other = self.native.search(boxes, zoom, filter)
+        assert [msgspec.json.decode(feature) for feature in other] == [msgspec.json.decode(feature) for feature in found]
+        return found
+
+    def get(self, id: str) -> bytes | None:
+        feature, other = self.reference.get(id), self.native.get(id)
+        assert (feature is None and other is None) or msgspec.json.decode(feature or b"") == msgspec.json.decode(other or b"")
+        return feature
+
+    def explain(self, session: int, id: str) -> dict[str, Any]:
+        answer = self.reference.explain(session, id)
+        assert self.native.explain(self._natives[session], id) == answer
+        return answer
+
+    def expire(self, now: float, deaths_max: int = sys.maxsize) -> list[str]:
+        dead = self.reference.expire(now, deaths_max)
+        assert self.native.expire(now, deaths_max) == dead
+        return dead
+
+    def next_expiry(self) -> float | None:
+        return self.reference.next_expiry()
+
+    def statistics(self, session: int | None = None) -> dict[str, int | float]:
+        numbers = self.reference.statistics(session)
+        other = self.native.statistics(None if session is None else self._natives[session])
+        assert other.keys() == numbers.keys()
+        assert {name: number for name, number in other.items() if name != "pairs"} == {
+            name: number for name, number in numbers.items() if name != "pairs"
+        }
+        return numbers
+
+    def verify(self) -> None:
+        self.reference.verify()
+        self.native.verify()
+
+
+def _sorted(value: Any) -> Any:
+    """The same value with the members of its objects in one order."""
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
