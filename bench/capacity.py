@@ -3,8 +3,8 @@
 Two searches on one kind of load, a city with publishers and native clients: the most changes a second for so many
 viewers, and the most viewers for so many changes a second; the most deltas a second is the best that either confirmed.
 
-Law: a load is carried if p99 stays under its bound, all that was due was taken in, and the outboxes do not grow; see
-`bench.knee` for how that is decided. Whoever ran out is named, and where it was not the server, the figure is a lower bound.
+Law: a load is carried if p99 stays under its bound, all that was due was taken in, the outboxes do not grow, and no more
+is conflated away than a given share; see `bench.knee` for how that is decided. Whoever ran out is named, and where it was not the server, the figure is a lower bound.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def search_viewers(measure: Measure, given: argparse.Namespace) -> Knee:
 
 
 def _bounds(given: argparse.Namespace) -> Bounds:
-    return Bounds(p99_ms=given.p99_ms)
+    return Bounds(p99_ms=given.p99_ms, conflated=given.conflated)
 
 
 def _tell(candidate: Candidate, unit: str) -> None:
@@ -239,6 +239,7 @@ def main(arguments: list[str]) -> int:
     add("--start-rate", type=float, default=5000.0, metavar="CHANGES_PER_S", help="with which the search for the most changes/s begins")
     add("--viewers-max", type=int, help="by default as many as the limit of file descriptors allows")
     add("--p99-ms", type=float, default=500.0, help="the bound, from due to applied")
+    add("--conflated", type=float, default=0.2, metavar="SHARE", help="of what changed that may be told by something newer")
     add("--warm-up", type=float, default=1.5, metavar="SECONDS", help="before each window")
     add("--seconds", type=float, default=3.0, help="of a window of the search")
     add("--confirm-seconds", type=float, default=10.0, help="of a window that confirms")

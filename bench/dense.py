@@ -99,9 +99,7 @@ class DenseCity(Crowd):
 
     def prepared(self) -> list[dict[str, Any]]:
         """Return the moves of all rounds as updates; their versions are to be set by whoever publishes them."""
-        return [
-            {"op": "move", "id": self.ids[move.entity], "version": 0, "lon": move.lon, "lat": move.lat} for move in self.rounds.moves()
-        ]
+        return [{"op": "move", "id": self.ids[move.entity], "version": 0, "lon": move.lon, "lat": move.lat} for move in self.rounds.moves()]
 
     def write_moves(self, path: Path) -> None:
         """Write the moves of all rounds as the native publisher reads them."""
@@ -162,7 +160,8 @@ def _viewport(centre: Position, zoom: float) -> BBox:
     degrees = 360 / (256 * 2**zoom)
     half_x, half_y = degrees * PIXELS[0] / 2, degrees * PIXELS[1] / 2 * math.cos(math.radians(centre[1]))
     west, east = max(centre[0] - half_x, -180.0), min(centre[0] + half_x, 180.0)
-    return round(west, DIGITS), round(max(centre[1] - half_y, -90.0), DIGITS), round(east, DIGITS), round(min(centre[1] + half_y, 90.0), DIGITS)
+    south, north = max(centre[1] - half_y, -90.0), min(centre[1] + half_y, 90.0)
+    return round(west, DIGITS), round(south, DIGITS), round(east, DIGITS), round(north, DIGITS)
 
 
 def _scaled(bbox: BBox, scale: float) -> BBox:

@@ -21,6 +21,7 @@ VOTES = 3  # windows for a load, at most; odd
 LOWERING = 0.05  # of the load, when a confirmation fails
 CPU_MAX = 0.92  # share of a core from which on it is what ran out
 LATE_MAX_S = 0.1  # by which a publisher sends a batch later than it was due, without being called late
+CONFLATED_MAX = 0.1  # where nothing else ran out, so much of it is the workload's doing
 TAKEN_MIN = 0.98  # of what was offered, which has to be taken in; the rest is the window's edge
 
 
@@ -50,6 +51,7 @@ class Bounds(Struct, frozen=True):
 
     p99_ms: float = 500.0
     outbox_growth: float = 2.0
+    conflated: float = 1.0  # share of what was offered that may be told by something newer; 1: any
 
 
 class Bottleneck(StrEnum):
@@ -61,6 +63,7 @@ class Bottleneck(StrEnum):
     SOCKETS = "socket buffers: clients took data more slowly than it came"
     OTHERS = "somebody else on this machine"
     FAULTS = "wrong frames or lost connections"
+    ENTITIES = "the workload: its entities change more often than anybody is told"
     UNKNOWN = "nothing that was watched"
 
 
@@ -94,7 +97,7 @@ def strain(window: Window, bounds: Bounds) -> float:
     """Return how near a window is to the nearest bound: below 1 it holds, above it does not."""
     if window.faults or window.taken_per_s < window.rate * TAKEN_MIN:
         return math.inf
-    return max(window.p99_ms / bounds.p99_ms, window.outbox_growth / bounds.outbox_growth)
+    return max(window.p99_ms / bounds.p99_ms, window.outbox_growth / bounds.outbox_growth, window.conflated / bounds.conflated)
 
 
 def bottleneck(windows: Sequence[Window]) -> Bottleneck:
@@ -120,6 +123,8 @@ def bottleneck(windows: Sequence[Window]) -> Bottleneck:
         return Bottleneck.PUBLISHER
     if mean("blocked") > 0.01:
         return Bottleneck.SOCKETS
+    if mean("conflated") > CONFLATED_MAX:
+        return Bottleneck.ENTITIES
     return Bottleneck.UNKNOWN
 
 

@@ -115,7 +115,8 @@ async def run_load(options: LoadOptions, given: argparse.Namespace) -> int:
             points.append((rate, median(window.p99_ms for window in windows)))
             kept.append({"rate": rate, "windows": windows, "compared": compared})
     if given.yardstick and sizes:
-        add_yardstick(result, await measure(options.viewers, sizes, YARDSTICK_S, YARDSTICK_REPETITIONS, options.seed), frames, given.promise)
+        pace = await measure(options.viewers, sizes, YARDSTICK_S, YARDSTICK_REPETITIONS, options.seed)
+        add_yardstick(result, pace, frames, given.promise)
     if len(points) > 1:
         mark = (P99_MS_MAX, "the bound")
         result.plots.append(Plot("From due to applied, p99", "line", "changes/s", "ms", [Series("p99", points)], True, True, mark))

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self
@@ -134,30 +135,23 @@ class LoadTrial:
         return groups
 
     async def __aenter__(self) -> Self:
-        self._cores_before = os.sched_getaffinity(0)
-        if self._cores:
-            pin(0, self._cores[1])
-        self._started: list[Any] = []
-        try:
-            for each in (self.server, self.client, *([self._publisher] if self.options.publish == "http" else [])):
-                await each.__aenter__()
-                self._started.append(each)
+        async with AsyncExitStack() as stack:
+            stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
+            if self._cores:
+                pin(0, self._cores[1])
+            await stack.enter_async_context(self.server)
+            await stack.enter_async_context(self.client)
+            if self.options.publish == "http":
+                await stack.enter_async_context(self._publisher)
             self._api = Api(self.server.http_url)
+            stack.callback(self._api.close)
             self.engine = str(msgspec.json.decode(await self._api.request("GET", "/readyz")).get("engine", ""))
             await self._fill()
-        except BaseException:
-            await self._stop()
-            raise
+            self._started = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._api.close()
-        await self._stop()
-
-    async def _stop(self) -> None:
-        for each in reversed(self._started):
-            await each.__aexit__()
-        os.sched_setaffinity(0, self._cores_before)
+        await self._started.aclose()
 
     async def _fill(self) -> None:
         """Publish the entities, prepare the moves, connect everybody."""

@@ -62,7 +62,15 @@ def test_steps_run_one_after_the_other_and_what_fails_or_hangs_is_told(
 
 
 def _given(**more: Any) -> argparse.Namespace:
-    figures = {"viewers": 1000, "rate": 2000.0, "viewers_max": 16_000, "p99_ms": 500.0, "seconds": 1.0, "confirm_seconds": 4.0}
+    figures = {
+        "viewers": 1000,
+        "rate": 2000.0,
+        "viewers_max": 16_000,
+        "p99_ms": 500.0,
+        "conflated": 0.2,
+        "seconds": 1.0,
+        "confirm_seconds": 4.0,
+    }
     return argparse.Namespace(**figures, tolerance=0.05, repeat=3, start_rate=1000.0, search=["rate", "viewers"], **more)
 
 

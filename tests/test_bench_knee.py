@@ -9,7 +9,7 @@ import pytest
 
 from bench.knee import VOTES, Bottleneck, Bounds, Candidate, Knee, Search, Window, bottleneck, strain
 
-BOUNDS = Bounds(p99_ms=500.0, outbox_growth=2.0)
+BOUNDS = Bounds(p99_ms=500.0, outbox_growth=2.0, conflated=0.2)
 TOLERANCE = 0.1
 
 
@@ -131,6 +131,8 @@ def test_the_number_of_windows_is_bounded() -> None:
         ({"outbox_growth": 2.1}, False),
         ({"taken_per_s": 97.0}, False),
         ({"taken_per_s": 99.0}, True),
+        ({"conflated": 0.1}, True),
+        ({"conflated": 0.3}, False),
         ({"faults": 1}, False),
     ],
 )
@@ -146,6 +148,7 @@ def test_each_promise_counts(change: dict[str, float], holds: bool) -> None:
         ({"server_cpu": 0.6, "others_cpu": 0.8}, Bottleneck.OTHERS),
         ({"server_cpu": 0.6, "publisher_late_s": 0.5}, Bottleneck.PUBLISHER),
         ({"server_cpu": 0.6, "blocked": 0.2}, Bottleneck.SOCKETS),
+        ({"server_cpu": 0.6, "conflated": 0.5}, Bottleneck.ENTITIES),
         ({"server_cpu": 0.6}, Bottleneck.UNKNOWN),
         ({"server_cpu": 0.99, "faults": 2}, Bottleneck.FAULTS),
     ],
