@@ -9,7 +9,22 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 HERE = Path(__file__).parent
-SOURCES = ["world", "pieces", "engine", "engine_views", "engine_flush", "engine_looking", "filters", "filter_compiler", "json", "msgpack", "ingest"]
+SOURCES = [
+    "world",
+    "pieces",
+    "engine",
+    "engine_views",
+    "engine_flush",
+    "engine_looking",
+    "filters",
+    "filter_compiler",
+    "json",
+    "msgpack",
+    "ingest",
+    "canonical_reader",
+    "update_reader",
+    "lines",
+]
 
 native = Extension(
     "realtime._native",

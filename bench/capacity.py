@@ -4,7 +4,8 @@ Two searches on one kind of load, a city with publishers and native clients: the
 viewers, and the most viewers for so many changes a second; the most deltas a second is the best that either confirmed.
 
 Law: a load is carried if p99 stays under its bound, all that was due was taken in, the outboxes do not grow, and no more
-is conflated away than a given share; see `bench.knee` for how that is decided. Whoever ran out is named, and where it was not the server, the figure is a lower bound.
+is conflated away than a given share; see `bench.knee` for how that is decided. Whoever ran out is named, and where it
+was not the server, the figure is a lower bound.
 """
 
 from __future__ import annotations
@@ -139,14 +140,14 @@ def _tell(candidate: Candidate, unit: str) -> None:
 def sentence(knee: Knee, given: argparse.Namespace) -> str:
     """Return in plain words what was found."""
     if not knee.confirmed:
-        return f"this machine does not carry the smallest load that was tried: {knee.bottleneck} ran out"
+        return f"this machine does not carry the smallest load that was tried; what stopped it was {knee.bottleneck}"
     viewers = number(knee.confirmed[0].viewers)
     rate = number(round(median(window.rate for window in knee.confirmed)))
     deltas, p99 = (median(figures) for figures in zip(*((window.deltas_per_s, window.p99_ms) for window in knee.confirmed), strict=True))
     conflated = median(window.conflated for window in knee.confirmed)
     lost = f", {conflated:.0%} of what changed told by something newer" if conflated > CONFLATED_TOLD else ""
     beyond = " or more" if knee.is_lower_bound else ""
-    why = "nothing ran out before the search ended" if knee.is_open else f"what ran out was {knee.bottleneck}"
+    why = "nothing ran out before the search ended" if knee.is_open else f"what stopped it was {knee.bottleneck}"
     return (
         f"this machine carries {viewers} viewers of one city at {rate} changes a second{beyond}: "
         f"{number(deltas)} deltas a second{lost}, p99 {number(p99)} ms from due to applied, at most {number(given.p99_ms)} allowed; {why}"
@@ -170,7 +171,7 @@ def add_knee(result: Result, knee: Knee, name: str, unit: str, plot_x: str) -> N
                 "conflated away": f"{median(window.conflated for window in knee.confirmed):.1%}",
             },
         )
-    points = [(candidate.load, window) for candidate in knee.candidates for window in candidate.windows]
+    points = [(candidate.load, window) for candidate in knee.candidates for window in candidate.windows if not window.faults]
     by_load = [(load, [window for at, window in points if at == load]) for load in sorted({load for load, _ in points})]
     waits = [
         Series("p50", [(load, median(window.p50_ms for window in windows)) for load, windows in by_load]),

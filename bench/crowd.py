@@ -101,6 +101,11 @@ class Crowd:
         ids = self.ids
         return [Update(Op.MOVE, ids[move.entity], move.version, point(move.lon, move.lat)) for move in moves]
 
+    def objects(self, moves: Sequence[Move]) -> list[dict[str, Any]]:
+        """Return moves as a program publishes them."""
+        ids = self.ids
+        return [{"op": "move", "id": ids[move.entity], "version": move.version, "lon": move.lon, "lat": move.lat} for move in moves]
+
     # What is right
 
     def passes(self, filter: int, entity: int) -> bool:

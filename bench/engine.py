@@ -59,14 +59,14 @@ def run_city(result: Result, kind: str, given: argparse.Namespace) -> None:
     for repetition in range(1 + given.repeat):  # the first is the warm-up
         before = list(crowd.city.positions)
         moves = crowd.moves(given.changes or SIZES[kind].changes)
-        rate = run.window(crowd.updates(moves))
+        rate = run.window(crowd.objects(moves) if given.take == "objects" else crowd.updates(moves))
         if repetition:
             rates.append(rate)
             pairs.append(_pairs(crowd, moves[:PAIR_SAMPLES], before))
     faults = run.faults()
     for fault in faults:
         result.notes.append(f"{kind}: {fault}")
-    _city_rows(result, kind, rates, pairs, "the mirrors are wrong" if faults else "")
+    _city_rows(result, kind, rates, pairs, given.take, "the mirrors are wrong" if faults else "")
     _city_table(result, kind, rates, filled, given.entities)
 
 
@@ -78,11 +78,12 @@ def _pairs(crowd: Crowd, moves: Sequence[Move], places: list[tuple[float, float]
     return crowd.pairs(moves, old)
 
 
-def _city_rows(result: Result, kind: str, rates: list[Rate], pairs: list[Pairs], void: str) -> None:
+def _city_rows(result: Result, kind: str, rates: list[Rate], pairs: list[Pairs], take: str, void: str) -> None:
     both = list(zip(rates, pairs, strict=True))
     told = median(pair.matched for pair in pairs)
     facts: dict[str, Fact] = {
         "encoding": "half JSON, half msgpack",
+        "given": take,
         "bytes per delta": round(median(sum(rate.frame_bytes) / max(rate.deltas, 1) for rate in rates), 1),
         "conflated away": f"{median(max(0.0, 1 - rate.deltas / (pair.matched * rate.changes)) for rate, pair in both):.1%}",
         "sessions told per change": round(told, 1),
@@ -196,6 +197,7 @@ def main(arguments: list[str]) -> int:
     add = parser.add_argument
     add("--engine", nargs="+", choices=(NATIVE, REFERENCE), default=[NATIVE, REFERENCE], help="those that are not built are left out")
     add("--part", nargs="+", choices=tuple(PARTS), default=list(PARTS))
+    add("--take", choices=("updates", "objects"), default="updates", help="decoded updates, or objects as a program publishes them")
     add("--repeat", type=int, default=5, metavar="WINDOWS", help="after one of warm-up")
     add("--sessions", type=int, default=1000)
     add("--entities", type=int, default=100_000)

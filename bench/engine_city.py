@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import gc
 import random
+from collections.abc import Sequence
 from time import perf_counter, thread_time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from bench.crowd import Crowd, count_deltas
 from bench.engines import FLUSH_INTERVAL_S, FRAME_BYTES, make
 from realtime.client.mirror import Mirror
+from realtime.config import Config
 from realtime.engine import Encoding, Update, Verdict
+from realtime.intake import new_intake
 
 STEP_S = 0.01  # simulated; changes are applied in batches of so much of it
 START_S = 1_700_000_000.0
@@ -64,6 +67,7 @@ class CityRun:
         self.crowd = crowd
         self.rate = rate  # changes a second of simulated time
         self.engine = make(kind)
+        self._intake = new_intake(self.engine, kind, Config())
         self.now = START_S
         self.sessions: list[int] = []
         self._encodings: dict[int, Encoding] = {}
@@ -72,7 +76,7 @@ class CityRun:
 
     def fill(self) -> Filled:
         """Put the entities in, open all sessions, and drain what they are shown."""
-        batches = list(_batches(list(self.crowd.upserts()), FILL_BATCH))
+        batches = _batches(list(self.crowd.upserts()), FILL_BATCH)
         begun = thread_time()
         for batch in batches:
             verdicts = self.engine.apply(batch, self.now)
@@ -128,9 +132,13 @@ class CityRun:
             mirror.apply(msgspec.json.decode(frame) if encoding is Encoding.JSON else msgspec.msgpack.decode(frame))
         return count_deltas(frame, encoding)
 
-    def window(self, updates: list[Update]) -> Rate:
-        """Apply updates, a step of simulated time after the other, and drain every session that is due in each."""
-        batches = list(_batches(updates, max(1, round(self.rate * STEP_S))))
+    def window(self, changes: Sequence[Update] | Sequence[dict[str, Any]]) -> Rate:
+        """Apply changes, a step of simulated time after the other, and drain every session that is due in each.
+
+        Updates are given to the engine; objects, as a program publishes them, to the intake before it.
+        """
+        batches = _batches(changes, max(1, round(self.rate * STEP_S)))
+        apply = self._take if isinstance(changes[0], dict) else self.engine.apply
         engine, parsed, now = self.engine, self._parsed, self.now
         encodings = self._encodings
         step_s = len(batches[0]) / self.rate
@@ -146,7 +154,7 @@ class CityRun:
             for batch in batches:
                 now += step_s
                 begun = thread_time()
-                verdicts = engine.apply(batch, now)
+                verdicts = apply(batch, now)
                 applied = thread_time()
                 due = engine.take_dirty(now)
                 taken = thread_time()
@@ -164,9 +172,14 @@ class CityRun:
             wall_s = perf_counter() - began
             gc.enable()
             gc.unfreeze()
-        assert accepted == len(updates), "changes were refused"
+        assert accepted == len(changes), "changes were refused"
         self.now = now
-        return Rate(len(updates), apply_s, take_s, drain_s, frames, (sizes[0], sizes[1]), self._deltas(kept, sizes), wall_s)
+        return Rate(len(changes), apply_s, take_s, drain_s, frames, (sizes[0], sizes[1]), self._deltas(kept, sizes), wall_s)
+
+    def _take(self, objects: Any, now: float) -> list[Any]:
+        verdicts: list[Any] = []
+        self._intake.take(iter(objects), verdicts, now)
+        return verdicts
 
     def _deltas(self, kept: list[tuple[int, bytes]], sizes: list[int]) -> float:
         """Return how many deltas the window had: its bytes, by the bytes per delta of the frames that were parsed."""
@@ -192,5 +205,5 @@ class CityRun:
         return found
 
 
-def _batches(items: list[Update], size: int) -> list[list[Update]]:
+def _batches(items: Sequence[Any], size: int) -> list[Any]:
     return [items[first : first + size] for first in range(0, len(items), size)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -16,22 +17,23 @@ from bench.results import Plot, Result, Row, Table, number, read, shown
 from bench.svg import COLOURS, draw, short, whisker
 from bench.targets import TARGETS
 
+LINES_OPEN = 24  # of a table; a longer one is folded
 STYLE = Path(__file__).with_name("report.css")
 
 
 def page(results: Sequence[Result]) -> str:
     """Return the page."""
     results = newest(results)
-    first = results[0]
-    commit = first.versions.get("commit", "")
-    links = "".join(f'<a href="#{escape(result.bench)}">{escape(result.bench)}</a>' for result in results)
+    names = _names(results)
+    commit = results[0].versions.get("commit", "")
+    links = "".join(_link(name) for name in names)
     body = [
         "<header><h1>What this machine carries</h1>",
         f'<p class="soft">realtime {escape(commit)}, measured from {_when(min(result.started for result in results))}</p>',
         _host(results),
         f"</header><nav>{links}</nav>",
-        _promises(results),
-        *(_section(result) for result in results),
+        _promises(results, names),
+        *(_section(result, name) for result, name in zip(results, names, strict=True)),
     ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>realtime: measurements</title>'
     head += f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
@@ -45,6 +47,25 @@ def newest(results: Iterable[Result]) -> list[Result]:
         found.pop(result.command, None)
         found[result.command] = result
     return list(found.values())
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    """Return what each result is called: its command, numbered where there are several."""
+    counts = Counter(result.bench for result in results)
+    seen: Counter[str] = Counter()
+    names = []
+    for result in results:
+        seen[result.bench] += 1
+        names.append(f"{result.bench} {seen[result.bench]}" if counts[result.bench] > 1 else result.bench)
+    return names
+
+
+def _link(name: str) -> str:
+    return f'<a href="#{_anchor(name)}">{escape(name)}</a>'
+
+
+def _anchor(name: str) -> str:
+    return escape(name.replace(" ", "-"))
 
 
 def _when(started: str) -> str:
@@ -68,8 +89,8 @@ def _host(results: Sequence[Result]) -> str:
 # What was promised
 
 
-def _promises(results: Sequence[Result]) -> str:
-    found = {row.key: (row, result) for result in results for row in result.rows if row.key}
+def _promises(results: Sequence[Result], names: Sequence[str]) -> str:
+    found = {row.key: (row, name) for result, name in zip(results, names, strict=True) for row in result.rows if row.key}
     if not found:
         return ""
     counts = [(name, sum(row.verdict == name for row, _ in found.values())) for name in ("met", "not met", "void")]
@@ -78,13 +99,13 @@ def _promises(results: Sequence[Result]) -> str:
     lines = []
     for key, target in TARGETS.items():
         if key in found:
-            row, result = found[key]
+            row, name = found[key]
             cells = [
                 _figure(row),
                 _aim(row),
                 _whisker(row),
                 _chip(row.verdict),
-                f'<a href="#{escape(result.bench)}">{escape(result.bench)}</a>',
+                _link(name),
             ]
         else:
             cells = ["", f"{_bound(target.bound, target.better)} <small>{escape(target.unit)}</small>", "", _chip(""), ""]
@@ -124,19 +145,25 @@ def _beyond(row: Row) -> float:
 # One command
 
 
-def _section(result: Result) -> str:
+def _section(result: Result, name: str) -> str:
+    drawn = "".join(_plot(plot) for plot in result.plots)
     parts = [
-        f'<section id="{escape(result.bench)}"><h2>{escape(result.bench)}</h2>',
+        f'<section id="{_anchor(name)}"><h2>{escape(name)}</h2>',
         f'<p class="soft">{_when(result.started)}, {number(round(result.seconds))} s, seed {result.seed}</p>',
         f"<pre>{escape(result.command)}</pre>",
         _notes(result.notes),
+        f'<div class="plots">{drawn}</div>' if drawn else "",
         _rows(result.rows),
+        *(_table(table) for table in result.tables),
     ]
-    drawn = [_plot(plot) for plot in result.plots]
-    if any(drawn):
-        parts.append(f'<div class="plots">{"".join(drawn)}</div>')
-    parts += [_table(table) for table in result.tables]
     return "".join(parts) + "</section>"
+
+
+def _folded(count: int, title: str, body: str) -> str:
+    """Return a card; what is long is opened by who wants to read it."""
+    if count <= LINES_OPEN:
+        return f'<div class="card">{f"<h3>{title}</h3>" if title else ""}{body}</div>'
+    return f'<details class="card"><summary>{title or "all figures"}, {count} lines</summary>{body}</details>'
 
 
 def _notes(notes: Sequence[str]) -> str:
@@ -159,7 +186,7 @@ def _rows(rows: Sequence[Row]) -> str:
             f'<td>{_whisker(row)}</td><td class="n">{_aim(row)}</td><td>{chip}</td></tr>'
         )
     head = '<tr><th>figure</th><th class="n">median</th><th class="n">min to max</th><th></th><th class="n">promised</th><th></th></tr>'
-    return f'<div class="card"><table>{head}{"".join(lines)}</table></div>'
+    return _folded(len(rows), "", f"<table>{head}{''.join(lines)}</table>")
 
 
 def _plot(plot: Plot) -> str:
@@ -186,7 +213,7 @@ def _table(table: Table) -> str:
         for row in table.rows
     ]
     note = f'<p class="soft">{escape(table.note)}</p>' if table.note else ""
-    return f'<div class="card"><h3>{escape(table.title)}</h3><table class="narrow"><tr>{head}</tr>{"".join(lines)}</table>{note}</div>'
+    return _folded(len(lines), escape(table.title), f'<table class="narrow"><tr>{head}</tr>{"".join(lines)}</table>{note}')
 
 
 def _figure(row: Row) -> str:

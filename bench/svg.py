@@ -17,7 +17,7 @@ COLOURS = 6
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 46
 BAR, GAP, GROUP_GAP = 18, 4, 14
-LABEL_WIDTH, VALUE_WIDTH = 190, 90
+LETTER, LABEL_WIDTH_MIN, LABEL_WIDTH_MAX, VALUE_WIDTH = 6.6, 60, 300, 90
 TICKS = 5
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -152,13 +152,14 @@ def _bars(plot: Plot) -> str:
         return ""
     by_series = [{str(x): y for x, y in series.points} for series in plot.series]
     is_log = plot.y_log and min(values) > 0
-    axis = Axis(min(*values, 1.0) / 1.5 if is_log else 0.0, max(*values, 1e-9) * 1.02, is_log, LABEL_WIDTH, WIDTH - VALUE_WIDTH)
+    left = min(max(LABEL_WIDTH_MIN, round(max(map(len, labels)) * LETTER) + 16), LABEL_WIDTH_MAX)
+    axis = Axis(min(*values, 1.0) / 1.5 if is_log else 0.0, max(*values, 1e-9) * 1.02, is_log, left, WIDTH - VALUE_WIDTH)
     y = float(TOP)
     parts: list[str] = []
     for label in labels:
         found = [(place, by_name[label]) for place, by_name in enumerate(by_series) if label in by_name]
         height = len(found) * (BAR + GAP) - GAP
-        parts.append(_text(LABEL_WIDTH - 10, y + height / 2 + 4, label, "end"))
+        parts.append(_text(left - 10, y + height / 2 + 4, label, "end"))
         for place, value in found:
             parts.append(_bar(axis, y, place, value, f"{plot.series[place].name}, {label}: {number(value)} {plot.y}"))
             y += BAR + GAP
@@ -169,14 +170,14 @@ def _bars(plot: Plot) -> str:
         parts.append(f'<line class="bound" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{height - 20}"/>')
         parts.append(_text(x, height - 6, plot.mark[1], "middle", "bound-text"))
     else:
-        parts.append(_text(LABEL_WIDTH, height - 4, plot.y, "start", "axis"))
+        parts.append(_text(left, height - 4, plot.y, "start", "axis"))
     return _svg(plot.title, WIDTH, height, parts)
 
 
 def _bar(axis: Axis, y: float, place: int, value: float, title: str) -> str:
-    width = max(axis.at(value) - LABEL_WIDTH, 1.0)
-    bar = f'<rect x="{LABEL_WIDTH}" y="{y:.1f}" width="{width:.1f}" height="{BAR}" rx="3" fill="var(--c{place % COLOURS})">'
-    return f"{bar}<title>{escape(title)}</title></rect>" + _text(LABEL_WIDTH + width + 6, y + BAR - 5, number(value), "start", "value")
+    width = max(axis.at(value) - axis.begin, 1.0)
+    bar = f'<rect x="{axis.begin}" y="{y:.1f}" width="{width:.1f}" height="{BAR}" rx="3" fill="var(--c{place % COLOURS})">'
+    return f"{bar}<title>{escape(title)}</title></rect>" + _text(axis.begin + width + 6, y + BAR - 5, number(value), "start", "value")
 
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str:

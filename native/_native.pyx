@@ -101,6 +101,7 @@ cdef extern from "engine.h" namespace "realtime" nogil:
     cdef cppclass Engine:
         Engine(const Settings& settings, uint64_t node_number) except +
         Verdict apply(const IngestUpdate& update, double now) except +
+        void hint(string_view id) noexcept
         vector[string] expire(double now, size_t deaths_max) except +
         double next_expiry()
         uint64_t open(const string_view* principals, size_t count, Encoding encoding) except +

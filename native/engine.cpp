@@ -34,6 +34,24 @@ Verdict Engine::apply(const Update& update, double now) {
     return change.verdict;
 }
 
+void Engine::hint(std::string_view id) {
+    const auto before = [&](uint64_t steps) -> Hint& { return hints_[(hints_given_ - steps) % hints_.size()]; };
+    const uint64_t hash = IdTable::hash_of(id);
+    before(0) = {hash, NO_SLOT};
+    world_.prefetch_id(hash);
+    Hint& second = before(2);
+    second.slot = world_.prefetch_entity(second.hash);
+    if (second.slot != NO_SLOT) {
+        places_.prefetch_place(second.slot * 2);
+    }
+    const Hint& third = before(5);
+    if (third.slot != NO_SLOT && third.slot < world_.slots()) {
+        world_.prefetch_content(third.slot);
+        places_.prefetch_leaf(third.slot * 2);
+    }
+    ++hints_given_;
+}
+
 std::vector<std::string> Engine::expire(double now, size_t deaths_max) {
     std::vector<std::string> ids;
     for (const uint32_t slot : world_.due(now, deaths_max)) {
@@ -183,14 +201,15 @@ void Engine::match(const Change& change, double now) {
     const uint64_t held = old.is_alive ? old.wire : 0;
     const bool is_visible = entity.is_alive && entity.wire != held;
     const uint64_t wire = entity.is_alive ? entity.wire : 0;
+    const uint64_t ticks = ticks_of(now);
     for (size_t n = 0; n < candidates_.size(); ++n) {
-        if (n + AHEAD < candidates_.size()) {
-            const Session* ahead = &sessions_[candidates_[n + AHEAD]];
+        if (n + 3 * AHEAD < candidates_.size()) {
+            const Session* ahead = &sessions_[candidates_[n + 3 * AHEAD]];
             __builtin_prefetch(ahead);
             __builtin_prefetch(reinterpret_cast<const char*>(ahead) + 64);
         }
-        if (n + AHEAD / 2 < candidates_.size()) {
-            __builtin_prefetch(sessions_[candidates_[n + AHEAD / 2]].outbox.tail(), 1);
+        if (n + 2 * AHEAD < candidates_.size()) {
+            __builtin_prefetch(sessions_[candidates_[n + 2 * AHEAD]].outbox.tail(), 1);
         }
         Session& session = sessions_[candidates_[n]];
         const bool is_named = has_followers && session.stamp == change_ + 1;
@@ -211,11 +230,11 @@ void Engine::match(const Change& change, double now) {
             count(session, change, was, is);
         }
         if (was != is) {
-            note(session, entity, {slot, is ? Note::APPEARED : Note::VANISHED, static_cast<int64_t>(is ? wire : held), now});
+            note(session, entity, {slot, is ? Note::APPEARED : Note::VANISHED, is ? wire : held, ticks});
         } else if (!is || !is_visible) {
             continue;
         } else {
-            note(session, entity, {slot, Note::TOUCHED, static_cast<int64_t>(held), now});
+            note(session, entity, {slot, Note::TOUCHED, held, ticks});
         }
         if (session.flush_due < session.queued_due) {
             queue(session, session.flush_due);
@@ -263,6 +282,17 @@ void Engine::count(Session& session, const Change& change, bool& was, bool& is) 
     is = sees;
 }
 
+// Ticks are what is left of time in a note: 1/8192 s since the engine began to count, for some four years.
+uint64_t Engine::ticks_of(double now) {
+    if (origin_ < 0.0) {
+        origin_ = std::floor(now);
+    }
+    const double ticks = (now - origin_) * TICKS_PER_S;
+    return ticks <= 0.0 ? 0 : static_cast<uint64_t>(std::min(ticks, TICKS_MAX));
+}
+
+double Engine::time_of(uint64_t ticks) const { return origin_ + static_cast<double>(ticks) / TICKS_PER_S; }
+
 void Engine::note(Session& session, Entity& entity, const Note& note) {
     std::vector<Note>& log = session.outbox.log;
     if (log.size() >= NOTES_SPARE + static_cast<uint64_t>(session.shown)) {
@@ -295,30 +325,31 @@ void Engine::fold(Session& session) {
     const size_t size = log.size();
     for (size_t n = 0; n < size; ++n) {
         if (n + 2 * AHEAD < size) {
-            __builtin_prefetch(&world_[log[n + 2 * AHEAD].slot], 1);
+            __builtin_prefetch(&world_[log[n + 2 * AHEAD].slot()], 1);
         }
-        const Note& note = log[n];
-        Entity& entity = world_[note.slot];
+        const Note note = log[n];
+        const uint32_t slot = note.slot();
+        Entity& entity = world_[slot];
         const bool is_there = entity.mark == mark && entity.place != NO_SLOT;
-        if (note.kind == Note::TOUCHED) {
+        if (note.kind() == Note::TOUCHED) {
             if (is_there) {
-                world_.unpin(note.slot);
+                world_.unpin(slot);
             } else {  // the note's pin is the entry's
                 entity.mark = mark;
-                entity.place = outbox.add(Outbox::SHOWING, {note.slot, 0, note.version, note.since});
+                entity.place = outbox.add(Outbox::SHOWING, {slot, 0, note.version(), time_of(note.ticks())});
             }
             continue;
         }
-        const bool is_seen = note.kind == Note::APPEARED;
-        Entry entry{note.slot, 0, is_seen ? 0 : note.version, note.since};
+        const bool is_seen = note.kind() == Note::APPEARED;
+        Entry entry{slot, 0, is_seen ? 0 : note.version(), time_of(note.ticks())};
         if (is_there) {
             entry = outbox.remove(entity.place);
             --entity.pins;
         }
         entity.mark = mark;
         entity.place = NO_SLOT;
-        if (entry.held == (is_seen ? note.version : 0)) {
-            world_.unpin(note.slot);
+        if (entry.held == (is_seen ? note.version() : 0)) {
+            world_.unpin(slot);
         } else {
             entity.place = outbox.add(is_seen ? Outbox::SHOWING : Outbox::LEAVING, entry);
         }

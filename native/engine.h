@@ -80,6 +80,10 @@ class Engine {
 
     // Throws std::invalid_argument for numbers that are not finite and boxes that are none, before anything is changed.
     Verdict apply(const Update& update, double now);
+    // Says that an update of this id will be applied some six hints later, so that its memory can be asked for. Nothing
+    // follows from a hint that is wrong or missing but time.
+    void hint(std::string_view id);
+    static constexpr size_t HINTS_AHEAD = 8;
     // The ids of those that died, earliest deadline first.
     std::vector<std::string> expire(double now, size_t deaths_max);
     double next_expiry() const { return world_.next_expiry(); }
@@ -178,6 +182,8 @@ class Engine {
     };
 
     static constexpr double TAKEN = -NEVER;
+    static constexpr double TICKS_PER_S = 8192.0;
+    static constexpr double TICKS_MAX = static_cast<double>((uint64_t{1} << 40) - 1);
     static constexpr uint64_t SLOT_BITS = 24;  // of a session's number; above it the count of all sessions ever
 
     Session* find_session(uint64_t number) const;
@@ -188,6 +194,8 @@ class Engine {
     void count(Session& session, const Change& change, bool& was, bool& is);
     void note(Session& session, Entity& entity, const Note& note);
     void fold(Session& session);
+    uint64_t ticks_of(double now);
+    double time_of(uint64_t ticks) const;
     const Entry* find_entry(Session& session, uint32_t slot, Outbox::List* list);
     void hurry(Session& session, uint32_t slot, bool was_shown);
     void tell_revoked(const Change& change);
@@ -261,9 +269,17 @@ class Engine {
     Pieces pieces_;
     uint64_t pairs_ = 0;    // (change, session) pairs matched, ever
     uint64_t change_ = 0;   // the number of the change that is being matched, times two
+    double origin_ = -1.0;  // seconds since the Unix epoch: where ticks begin
     uint64_t mark_ = 0;     // the last that was given to entities
     std::array<uint64_t, LAG_BOUNDS + 1> lag_counts_{};
     double lag_sum_ = 0.0;
+
+    struct Hint {
+        uint64_t hash = 0;
+        uint32_t slot = NO_SLOT;
+    };
+    std::array<Hint, 16> hints_{};
+    uint64_t hints_given_ = 0;
 
     // Memory of a single call, kept for the next one.
     PropertyReader reader_, old_reader_;  // of the change that is being matched

@@ -40,6 +40,8 @@ constexpr double TTL_MAX_S = 10 * 366 * 86400.0;
 constexpr size_t NAMED_MAX = 256;  // properties that one update names, those that it removes among them
 constexpr int NESTING_MAX = 16;    // of arrays and objects in a value; the rule allows twice as many
 
+constexpr uint64_t EXACT_DIGITS = 1'000'000'000'000'000;  // 10^15: fewer digits come back from a double as they were
+constexpr double SMALLEST_PLAIN = 1e-5;                   // below it canonical JSON has an exponent
 constexpr size_t NUMBER_BYTES_MAX = 32;  // what either writes at most
 
 // Write the canonical JSON of a number; return its length, or 0 where it is left to others: exponents, minus zero.
@@ -51,6 +53,9 @@ bool is_id(std::string_view text);
 
 // Whether the text is a principal: `public`, `user:ID` or `group:NAME`. It must be UTF-8.
 bool is_principal(std::string_view text);
+
+// The length of the UTF-8 sequence at `p`, whose first byte is not ASCII; 0 if it is none.
+size_t utf8_sequence(const char* p, const char* end);
 
 // Whether the text is UTF-8: Unicode scalar values in their shortest form.
 bool is_utf8(std::string_view text);
@@ -135,32 +140,6 @@ class UpdateReader {
 
    private:
     Scratch scratch_;
-};
-
-// Cuts a stream at a separator. Blank lines are none; of one beyond `line_bytes_max` only that it was there is told.
-class LineSplitter {
-   public:
-    struct Line {
-        std::string_view text;  // lives as long as `data`, and no longer than until the next call
-        bool is_too_long = false;
-    };
-
-    LineSplitter(char separator, size_t line_bytes_max) : separator_(separator), line_bytes_max_(line_bytes_max) {}
-
-    // Take the next line off `data`. False: `data` is used up, and what it began is kept.
-    bool next(std::string_view& data, Line& line);
-    // Take the last line, if there is one: the stream is over.
-    bool end(Line& line);
-
-   private:
-    void keep(std::string_view data);
-    bool take_kept(Line& line);
-
-    char separator_;
-    size_t line_bytes_max_;
-    std::string kept_;  // of the line that is not over yet
-    bool is_too_long_ = false;
-    bool is_taken_ = false;  // `kept_` was given out as a line
 };
 
 }  // namespace realtime::ingest

@@ -8,6 +8,9 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 from realtime.errors import Refused as IntakeRefused
 
+cdef extern from "Python.h":
+    PyObject* intake_item "PyDict_GetItem"(object items, object name) noexcept
+
 cdef type INTAKE_RAW = msgspec.Raw
 cdef int INTAKE_LOOK_UPDATES = 8  # between two looks at the clock; one that Python is asked of counts as so many
 
@@ -50,12 +53,28 @@ cdef class Intake:
                         return True
                     left = INTAKE_LOOK_UPDATES
             return False
+        if type(items) is list:
+            return self.take_list(items, verdicts, now, allows, is_over)
         for item in items:
             left -= self.take_item(item, verdicts, now, allows)
             if left <= 0:
                 if is_over is not None and is_over():
                     return True
                 left = INTAKE_LOOK_UPDATES
+        return False
+
+    cdef bint take_list(self, list items, list verdicts, double now, object allows, object is_over) except -1:
+        cdef Py_ssize_t n, count = len(items)
+        cdef PyObject* id
+        cdef ingest_view text
+        for n in range(count):
+            if n + 8 < count:
+                ahead = items[n + 8]
+                if type(ahead) is dict:
+                    id = intake_item(ahead, "id")
+                    if id != NULL and ingest_text(id, &text):
+                        self.core.engine.hint(text)
+            self.take_item(items[n], verdicts, now, allows)
         return False
 
     cdef int take_line(self, CutLines cut, const IngestLine& line, list verdicts, double now, object allows) except -1:

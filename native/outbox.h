@@ -23,16 +23,25 @@ struct Entry {
     double since;      // seconds since the Unix epoch
 };
 
-struct Note {
+// What happened to an entity, in 16 bytes, as a thousand outboxes are written to in turn and each write may miss the cache.
+class Note {
+   public:
     enum Kind : uint32_t {
         TOUCHED,   // seen before and after a change; `version`: of what was there before
         APPEARED,  // not seen before a change, and seen after it; `version`: of what is there now
         VANISHED,  // seen before, and not after; `version`: of what was there before
     };
-    uint32_t slot;
-    Kind kind;
-    int64_t version;
-    double since;  // seconds since the Unix epoch
+    // `ticks` count time, see Engine::ticks_of.
+    Note(uint32_t slot, Kind kind, uint64_t version, uint64_t ticks)
+        : low_(slot | ticks << 32), high_(version | static_cast<uint64_t>(kind) << 54 | ticks >> 32 << 56) {}
+
+    uint32_t slot() const { return static_cast<uint32_t>(low_); }
+    Kind kind() const { return static_cast<Kind>(high_ >> 54 & 3); }
+    int64_t version() const { return static_cast<int64_t>(high_ & ((uint64_t{1} << 54) - 1)); }
+    uint64_t ticks() const { return low_ >> 32 | high_ >> 56 << 32; }
+
+   private:
+    uint64_t low_, high_;
 };
 
 class Outbox {

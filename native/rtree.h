@@ -38,6 +38,17 @@ class RTree {
     size_t size() const { return size_; }
     size_t bytes() const { return nodes_.bytes() + about_.bytes() + leaf_of_.bytes(); }
     uint32_t levels() const { return about_[root_].level + 1u; }
+    // Ask for the memory that `move` and `erase` read: where the leaf of a handle is, and once that is there, the leaf.
+    void prefetch_place(Handle handle) const {
+        if (handle < leaf_of_.size()) {
+            __builtin_prefetch(&leaf_of_[handle]);
+        }
+    }
+    void prefetch_leaf(Handle handle) const {
+        if (contains(handle)) {
+            nodes_[leaf_of_[handle]].prefetch();
+        }
+    }
     bool contains(Handle handle) const { return handle < leaf_of_.size() && leaf_of_[handle] != NONE; }
 
     // Give the handle, which has none, a box. O(log size).

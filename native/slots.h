@@ -191,6 +191,25 @@ class IdTable {
         return fold(state ^ part);
     }
 
+    // Ask for the memory that `find` reads first.
+    void prefetch(uint64_t hash) const {
+        if (!cells_.empty()) {
+            __builtin_prefetch(&cells_[hash & mask_]);
+        }
+    }
+
+    // The slot that `find` will most likely return; no id is looked at.
+    uint32_t guess(uint64_t hash) const {
+        if (cells_.empty()) {
+            return NO_SLOT;
+        }
+        for (size_t at = hash & mask_;; at = (at + 1) & mask_) {
+            if (cells_[at].slot == NO_SLOT || cells_[at].tag == static_cast<uint32_t>(hash >> 32)) {
+                return cells_[at].slot;
+            }
+        }
+    }
+
     template <class IdOf>
     uint32_t find(std::string_view id, uint64_t hash, IdOf&& id_of) const {
         if (cells_.empty()) {

@@ -139,6 +139,26 @@ World::~World() {
     }
 }
 
+uint32_t World::prefetch_entity(uint64_t hash) const {
+    const uint32_t slot = ids_.guess(hash);
+    if (slot != NO_SLOT) {
+        const char* at = reinterpret_cast<const char*>(&entities_[slot]);
+        for (size_t line = 0; line < sizeof(Entity); line += 64) {
+            __builtin_prefetch(at + line, 1);
+        }
+    }
+    return slot;
+}
+
+void World::prefetch_content(uint32_t slot) const {
+    const Entity& entity = entities_[slot];
+    const char* content = reinterpret_cast<const char*>(entity.content);
+    __builtin_prefetch(content);
+    __builtin_prefetch(content + 64);
+    __builtin_prefetch(content + 128);
+    __builtin_prefetch(entity.known, 1);
+}
+
 uint32_t World::find(std::string_view id) const {
     const uint32_t slot = find_slot(id, IdTable::hash_of(id));
     return slot != NO_SLOT && entities_[slot].is_alive ? slot : NO_SLOT;

@@ -213,6 +213,11 @@ class World {
     uint32_t find_any(std::string_view id) const { return find_slot(id, IdTable::hash_of(id)); }
     const Tombstone* tombstone(std::string_view id) const;
 
+    // Asking for memory ahead of an update, a step each: the table, the entity, what it points to. All that is known is a hash.
+    void prefetch_id(uint64_t hash) const { ids_.prefetch(hash); }
+    uint32_t prefetch_entity(uint64_t hash) const;
+    void prefetch_content(uint32_t slot) const;
+
     // A slot for an id, alive or not, that stays until it is unpinned as often.
     uint32_t pin(std::string_view id);
     void pin(uint32_t slot) { ++entities_[slot].pins; }

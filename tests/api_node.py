@@ -14,7 +14,7 @@ from realtime.config import Config
 from realtime.counters import Counters
 from realtime.errors import CloseCode
 from realtime.gateway.api import make_app
-from realtime.gateway.flush import Flusher
+from realtime.gateway.flush import Flusher, Pump
 from realtime.gateway.http import ApiServer
 from realtime.gateway.identity import ConfiguredIdentity
 from realtime.gateway.session import Gate, Session
@@ -80,6 +80,12 @@ class Paper:
         self.received.append(json.loads(data))
 
     send_state = send_control
+
+    def let_pump(self, pump: Pump, session: int) -> None:
+        """There is no socket: everything is done by hand."""
+
+    def hold_pump(self) -> None:
+        """There is none to hold."""
 
     def close(self, code: CloseCode, reason: str = "") -> None:
         raise AssertionError(f"closed with {code}: {reason}")

@@ -1,12 +1,14 @@
 """Two engines behind one seam: every call goes to both, and what they answer must be the same.
 
 Law: frames are compared decoded, whatever the order of members; everything else as it is. What engines may choose for
-themselves (the numbers of sessions, the moment until which an expiry may be late) is not compared.
+themselves (the numbers of sessions, the moment until which an expiry may be late, which of those that are to die at the
+same moment die first where only so many may) is not compared.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +31,7 @@ class DualEngine:
         self.reference, self.native = ReferenceEngine(settings, node_number), NativeEngine(settings, node_number)
         self._natives: dict[int, int] = {}
         self._encodings: dict[int, Encoding] = {}
+        self._dying: Counter[str] = Counter()  # how much more often it died in the reference engine
 
     @property
     def flush_lag(self) -> Histogram:
@@ -109,8 +112,14 @@ class DualEngine:
         return answer
 
     def expire(self, now: float, deaths_max: int = sys.maxsize) -> list[str]:
-        dead = self.reference.expire(now, deaths_max)
-        assert self.native.expire(now, deaths_max) == dead
+        dead, others = self.reference.expire(now, deaths_max), self.native.expire(now, deaths_max)
+        assert len(others) == len(dead)
+        self._dying.update(dead)
+        self._dying.subtract(others)
+        if len(dead) < deaths_max:  # none is left whose time has come
+            assert not any(self._dying.values()), f"they let others die: {self._dying}"
+            self._dying.clear()
+            assert deaths_max < sys.maxsize or others == dead
         return dead
 
     def next_expiry(self) -> float | None:

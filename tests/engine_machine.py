@@ -242,6 +242,21 @@ class EngineMachine(RuleBasedStateMachine):
         if deaths:
             self.expire()
 
+    @rule(ticks=st.sampled_from([0, 16, 64, 300]), deaths_max=st.integers(1, 3))
+    def die_piecemeal(self, ticks: int, deaths_max: int) -> None:
+        """As many as may die at once do, again and again, as on a node: in the end those whose time has come are dead."""
+        self.now += ticks * TICK_S
+        due = {id: entity.deadline for id, entity in self.world.entities.items() if entity.deadline is not None}
+        dead: list[str] = []
+        while True:
+            few = self.engine.expire(self.now, deaths_max)
+            assert len(few) <= deaths_max
+            dead += few
+            if len(few) < deaths_max:
+                break
+        assert sorted(dead) == sorted(self.world.expire(self.now))
+        assert [due[id] for id in dead] == sorted(due[id] for id in dead), "one died before another whose time came earlier"
+
     # Sessions come, look and go
 
     def connect_client(self, rights: tuple[str, ...], encoding: Encoding, message: dict[str, Any]) -> None:

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-import realtime.engine.reference
 from realtime.errors import ErrorCode
 from realtime.gateway.api import make_app
 from realtime.gateway.guard import HEADERS_MAX
 from tests.api_node import NDJSON, configured, feature, in_memory, join, ndjson, open_gate
+from tests.spied_engine import replace
+
+pytestmark = pytest.mark.usefixtures("engine_kind")
 
 BAD = {"op": "explode", "id": "x"}
 NO_VERDICTS = {"accepted": 0, "unchanged": 0, "stale": 0, "rejected": [], "rejected_total": 0}
@@ -331,12 +333,12 @@ async def test_sessions_and_explain() -> None:
         assert (await client.get("/v1/sessions")).json() == {"sessions": []}
 
 
-async def test_health_and_readiness() -> None:
+async def test_health_and_readiness(engine_kind: str) -> None:
     async with in_memory() as (client, gate):
         assert (await client.get("/healthz")).text.strip() == "ok"
         await client.post("/v1/updates", json=feature("a"))
         node = gate.node
-        expected = {"degraded": False, "node": node.name, "epoch": node.epoch, "world": node.world, "engine": "reference", "entities": 1}
+        expected = {"degraded": False, "node": node.name, "epoch": node.epoch, "world": node.world, "engine": engine_kind, "entities": 1}
         assert (await client.get("/readyz")).json() == expected
 
 
@@ -425,8 +427,8 @@ async def test_a_bug_is_500_without_its_text(monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: object) -> bytes:
         raise RuntimeError("secret")
 
-    async with in_memory() as (client, _):
-        monkeypatch.setattr(realtime.engine.reference.ReferenceEngine, "get", fail)
+    async with in_memory() as (client, gate):
+        replace(monkeypatch, gate.node, "get", fail)
         response = await client.get("/v1/entities/a")
         assert problem(response) == (500, "unavailable")
         assert "secret" not in response.text

@@ -101,7 +101,7 @@ def test_both_knees_are_found_and_said_in_plain_words(capsys: pytest.CaptureFixt
     assert best.value == pytest.approx(500_000, rel=0.05)
     assert set(asked) == {1.0, 4.0}
     assert result.notes[0].startswith("this machine carries 1,000 viewers of one city at ")
-    assert "what ran out was the server's core" in result.notes[0]
+    assert "what stopped it was the server's core" in result.notes[0]
     assert len(result.plots) == 4
     assert len(result.tables) == 2
     assert "holds" in capsys.readouterr().out

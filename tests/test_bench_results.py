@@ -167,6 +167,15 @@ def test_of_the_same_command_the_newest_counts_and_others_stay() -> None:
     assert newest([new, old, other]) == [new, other]
 
 
+def test_links_lead_to_what_they_name_where_one_command_made_several_results() -> None:
+    results = [_result("load"), _result("load"), _full()]
+    results[1].command += " --viewers 5000"
+    html = page(results)
+    anchors = set(re.findall(r'id="([^"]+)"', html))
+    assert anchors == {"load-1", "load-2", "engine"}
+    assert set(re.findall(r'href="#([^"]+)"', html)) == anchors
+
+
 def test_the_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "engine.json", _full())
     assert bench_main(["report", str(tmp_path / "engine.json"), "-o", str(tmp_path / "report.html")]) == 0

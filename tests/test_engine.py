@@ -1,4 +1,4 @@
-"""The engines against the model: see tests/engine_machine.py.
+"""The engines against the model, each alone and the two side by side: see tests/engine_machine.py and tests/dual_engine.py.
 
 `HYPOTHESIS_PROFILE=long pytest tests/test_engine.py --hypothesis-seed=N` plays for minutes, twenty times as many and twice
 as long games, and the same ones for the same N. What fails is shrunk, which takes up to five minutes.
@@ -7,13 +7,39 @@ as long games, and the same ones for the same N. What fails is shrunk, which tak
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from realtime.engine import Engine, Settings
+from realtime.engine.reference import ReferenceEngine
+from tests.conftest import ENGINES
 from tests.engine_machine import EngineMachine
 
-pytestmark = pytest.mark.timeout(0 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 600)
+IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+GAMES = settings.default.max_examples if settings.default else 100
 
-TestReferenceEngine = EngineMachine.TestCase
-TestReferenceEngine.settings = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+pytestmark = pytest.mark.timeout(0 if IS_LONG else 600)
+
+
+def machine(name: str, make_engine: Callable[[Settings], Engine], games: int) -> Any:
+    """Return the tests of an engine: so many games, all of them in the long profile."""
+    Machine: Any = type(name, (EngineMachine,), {"make_engine": staticmethod(make_engine)})
+    Machine.TestCase.settings = settings(
+        max_examples=GAMES if IS_LONG else games,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    return Machine.TestCase
+
+
+TestReferenceEngine = machine("Reference", ReferenceEngine, 30)
+
+if "native" in ENGINES:  # and where it was not built though there is a compiler, this fails
+    from realtime._native import NativeEngine
+
+    from tests.dual_engine import DualEngine
+
+    TestNativeEngine = machine("Native", NativeEngine, 30)
+    TestBothEngines = machine("Both", DualEngine, 60)

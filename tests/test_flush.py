@@ -20,6 +20,8 @@ from realtime.gateway.session import Gate
 from realtime.node import SLICE_S
 from tests.fake_wire import WORLD, Viewer, bus, open_gate, override, until
 
+pytestmark = pytest.mark.usefixtures("engine_kind")
+
 
 @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:

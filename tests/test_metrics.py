@@ -9,9 +9,13 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+from realtime.counters import Histogram
 from realtime.errors import CLOSE_CODES, ErrorCode
 from tests.api_node import NDJSON, feature, in_memory, join, ndjson
 from tests.conftest import ROOT
+from tests.spied_engine import SpiedEngine
+
+pytestmark = pytest.mark.usefixtures("engine_kind")
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -43,7 +47,9 @@ async def test_counts_are_shown() -> None:
         await client.post("/v1/updates", content=ndjson(updates), headers=NDJSON)
         await client.delete("/v1/entities/b")
         session, _ = join(gate)
-        gate.node.engine.flush_lag.observe(0.003)
+        lag = Histogram()
+        lag.observe(0.003)
+        gate.node.engine = SpiedEngine(gate.node.engine, flush_lag=lag)
         gate.node.counters.loop_lag.observe(99)
         session.on_close(4000)
         response = await client.get("/metrics")

@@ -20,6 +20,8 @@ from realtime.errors import ErrorCode, Refused
 from realtime.node import REJECTED_MAX, SLICE_S, Node, Result
 from realtime.values import VERSION_MAX
 
+pytestmark = pytest.mark.usefixtures("engine_kind")
+
 
 @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:

@@ -350,7 +350,7 @@ def test_no_socket_gets_what_was_meant_for_one_that_had_its_number(start: Callab
 
 
 def test_nothing_comes_behind_a_close_frame(start: Callable[..., Live]) -> None:
-    live = start(flush_interval_ms=0)
+    live = start(flush_interval_ms=0, close_timeout_s=0.1)
     publishing = asyncio.run_coroutine_threadsafe(publish_on(live.server, 0), live._loop)
     for _ in range(30):
         viewer = live.viewer()

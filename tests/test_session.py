@@ -15,6 +15,9 @@ from realtime.errors import CloseCode, ErrorCode
 from realtime.gateway.session import Gate
 from realtime.values import VERSION_MAX
 from tests.fake_wire import WORLD, Viewer, bus, open_gate, until
+from tests.spied_engine import replace
+
+pytestmark = pytest.mark.usefixtures("engine_kind")
 
 
 @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
@@ -254,14 +257,13 @@ async def test_of_several_views_in_one_turn_the_last_is_answered() -> None:
 async def test_of_views_beyond_their_rate_the_newest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     interval_s = 0.05
     async with open_gate(views_per_s=1 / interval_s) as gate:
-        engine, times = gate.node.engine, []
-        original = engine.look
+        times: list[float] = []
 
         def timed(*arguments: Any) -> None:
             times.append(asyncio.get_running_loop().time())
             original(*arguments)
 
-        monkeypatch.setattr(engine, "look", timed)
+        original = replace(monkeypatch, gate.node, "look", timed)
         viewer = await look(gate, id="first")
         for n in range(20):
             viewer.send("view", bbox=[0, 0, 1, 1], id=n)
@@ -313,8 +315,6 @@ async def test_who_asks_for_what_takes_long_takes_a_tenth_of_the_time(type: str,
     cost_s = 0.01
     async with open_gate() as gate:
         viewer, count = await look(gate), 0
-        call = "look" if type == "view" else type
-        original = getattr(gate.node.engine, call)
 
         def slow(*arguments: Any) -> Any:
             nonlocal count
@@ -324,7 +324,7 @@ async def test_who_asks_for_what_takes_long_takes_a_tenth_of_the_time(type: str,
                 pass
             return original(*arguments)
 
-        monkeypatch.setattr(gate.node.engine, call, slow)
+        original = replace(monkeypatch, gate.node, "look" if type == "view" else type, slow)
         loop = asyncio.get_running_loop()
         begin = loop.time()
         while loop.time() < begin + 30 * cost_s:

@@ -8,8 +8,11 @@ import msgspec
 import pytest
 
 from bench.crowd import Crowd
+from bench.engine_city import START_S
 from bench.publish import to_line
-from realtime.config import LimitsConfig, PublishConfig
+from realtime.config import Config, LimitsConfig, PublishConfig
+from realtime.engine import Engine, Verdict
+from realtime.intake import new_intake
 from realtime.updates import UpdateParser
 
 COUNT = 1000
@@ -35,8 +38,29 @@ def lines(what: str) -> list[bytes]:
 
 @pytest.mark.parametrize("what", ["move", "feature", "patch", "polygon"])
 def test_decode(benchmark: Any, what: str) -> None:
-    """Decode lines one by one, as the reference engine is fed."""
+    """Decode lines one by one into updates, as the reference engine is fed."""
     found = lines(what)
     decode, parse = msgspec.json.decode, UpdateParser(LimitsConfig(), PublishConfig()).parse
     updates = benchmark(lambda: [parse(decode(line)) for line in found])
     benchmark.extra_info["per"] = len(updates)
+
+
+@pytest.mark.parametrize("form", ["objects", "lines"])
+@pytest.mark.parametrize("what", ["move", "feature"])
+def test_take_in(benchmark: Any, engine: Engine, kind: str, what: str, form: str) -> None:
+    """Take in changes that nobody sees, decoding included: what every change costs before anybody looks."""
+    crowd = Crowd(1, 1, COUNT)
+    intake = new_intake(engine, kind, Config())
+    intake.take(iter(list(crowd.features())), [], START_S)
+    verdicts: list[Any] = []
+
+    def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        verdicts.clear()
+        moves = crowd.moves(COUNT)
+        objects = crowd.objects(moves) if what == "move" else list(crowd.features())
+        items = objects if form == "objects" else [msgspec.Raw(msgspec.json.encode(item)) for item in objects]
+        return (iter(items), verdicts, START_S), {}
+
+    benchmark.pedantic(intake.take, setup=setup, rounds=30, warmup_rounds=3)
+    assert verdicts == [Verdict.ACCEPTED] * COUNT
+    benchmark.extra_info["per"] = COUNT

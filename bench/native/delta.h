@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "mirror.h"
+#include "table.h"
 
 namespace bench {
 

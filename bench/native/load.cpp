@@ -118,7 +118,8 @@ private:
                 loader_.forget(group);
             }
         } else {
-            throw std::invalid_argument("do: connect, schedule, reset_counts, stats, mirrors, check, send, stall, hold, resume, close, quit");
+            throw std::invalid_argument(
+                "do: connect, schedule, reset_counts, stats, mirrors, check, send, stall, hold, resume, close, quit");
         }
     }
 

@@ -11,7 +11,6 @@
 #include <deque>
 #include <functional>
 
-#include "connection.h"
 #include "json_delta.h"
 #include "pack_delta.h"
 #include "viewer.h"
@@ -23,38 +22,6 @@ inline double now_us() {
     clock_gettime(CLOCK_MONOTONIC, &time);
     return static_cast<double>(time.tv_sec) * 1e6 + static_cast<double>(time.tv_nsec) * 1e-3;
 }
-
-enum class Mode : uint8_t { READER, SLOW, STALLED, PANNING };
-
-// What all viewers of one `connect` have in common.
-struct Kind {
-    Group* group = nullptr;
-    sockaddr_in to{};
-    std::string host;
-    bool is_text = true;
-    Mode mode = Mode::READER;
-    int receive_buffer_bytes = 0;
-    double read_bytes_per_s = 0;  // of SLOW
-    double pan_interval_us = 0;   // of PANNING
-    double pan_share = 0;         // of the view's width, by which each view lies beside the one before
-};
-
-struct Viewer {
-    Connection wire;
-    Mirror mirror;
-    const Kind* kind = nullptr;
-    uint32_t number = 0;  // among those of its `connect`
-    bool is_reading = true;
-    bool is_held = false;     // does not act, though its mode says so
-    bool is_watched = false;  // epoll is asked for room to send, too
-    bool has_ended = false;
-    Json view;
-    std::string token;
-    int64_t view_id = 0;  // of PANNING: the last one
-    double view_sent_us = 0;  // 0: its answer has come
-    double act_us = 0;        // when a SLOW one reads, or a PANNING one pans, next
-    int check = 0;            // 0: none asked, 1: asked, 2: answered
-};
 
 class Loader {
 public:
@@ -385,7 +352,8 @@ private:
             read(viewer, static_cast<size_t>(std::max(kind.read_bytes_per_s / 10, 1.0)));
             return;
         }
-        viewer.act_us += kind.pan_interval_us * (1 + static_cast<double>(static_cast<int64_t>((now - viewer.act_us) / kind.pan_interval_us)));
+        auto missed = static_cast<double>(static_cast<int64_t>((now - viewer.act_us) / kind.pan_interval_us));
+        viewer.act_us += kind.pan_interval_us * (1 + missed);
         if (viewer.view_sent_us != 0) {
             return;  // a person does not pan on before anything is seen
         }

@@ -5,11 +5,11 @@
 //
 // What a peer's wire looks like is its dialect, a struct with
 //   Fill fill; bool tells_leaving, is_websocket, has_lines; const char* path
-//   std::string greeting(uint32_t viewer)                      what a viewer sends, once connected
-//   size_t take(Crowd&, Viewer&, const char* data, size_t)     reads whole messages; returns how much of it they were
-//   std::string publisher_greeting()
-//   void announce(std::string& out, entity, version, old place or null, new place)
-//   void take_answers(Crowd&, const char* data, size_t, out)   what the publisher is answered; counts `answers` and `errors`
+//   std::string greeting(crowd, viewer)                    what a viewer sends, once connected
+//   size_t take(crowd, viewer, data, size, now)            reads whole messages; returns how many bytes they were
+//   std::string publisher_greeting(crowd)                  what the publisher sends before viewers connect
+//   void announce(out, entity, version, old, place)        appends a change; `old` is null for what was never elsewhere
+//   void take_answers(crowd, data, size, out)              what the publisher is answered; counts `answers` and `errors`
 #pragma once
 
 #include <arpa/inet.h>

@@ -135,7 +135,9 @@ public:
             if (head == 0 && end != std::string::npos) {
                 head = end + 4;
                 std::string fields = answer.substr(0, head);
-                std::transform(fields.begin(), fields.end(), fields.begin(), [](char one) { return one >= 'A' && one <= 'Z' ? one | 32 : one; });
+                for (char& one : fields) {
+                    one = one >= 'A' && one <= 'Z' ? static_cast<char>(one | 32) : one;
+                }
                 size_t field = fields.find("\r\ncontent-length:");
                 length = field == std::string::npos ? 0 : std::strtoul(fields.c_str() + field + 17, nullptr, 10);
             }
@@ -200,11 +202,12 @@ public:
     }
 
 private:
-    // Sleeps until a batch is due; returns the time. One that is late does not sleep.
+    // Sleeps until a change is due, and a batch after the one before; returns the time. One that is late does not sleep.
     double wait_due() {
-        double next = start_s_ + static_cast<double>(sent_) / rate_ + (sent_ == 0 ? 0 : batch_s_);
+        double next = std::max(start_s_ + static_cast<double>(sent_) / rate_, last_s_ + batch_s_);
         for (double now = now_s();; now = now_s()) {
             if (now >= next) {
+                last_s_ = now;
                 return now;
             }
             double left = next - now;
@@ -247,7 +250,7 @@ private:
     uint64_t sent_ = 0, accepted_ = 0, bodies_ = 0, bytes_ = 0;
     size_t body_bytes_ = 0;
     bool is_in_body_ = false, is_over_ = false;
-    double body_until_s_ = 0, behind_max_s_ = 0, answer_max_s_ = 0;
+    double last_s_ = 0, body_until_s_ = 0, behind_max_s_ = 0, answer_max_s_ = 0;
     std::string first_refusal_;
 };
 

@@ -68,7 +68,7 @@ std::vector<std::string> make_frames(bool is_text, int entities, int moves_per_f
         std::swap(order[i], order[chance() % (i + 1)]);
     }
     order.resize(static_cast<size_t>(entities));
-    auto coordinate = [&](double from) { return Json(static_cast<double>(static_cast<int64_t>((from + static_cast<double>(chance() % 200000) * 1e-6) * 1e6)) / 1e6); };
+    auto coordinate = [&](int64_t from) { return Json(static_cast<double>(from + static_cast<int64_t>(chance() % 200000)) / 1e6); };
     std::vector<std::string> made;
     int64_t version = 0;
     size_t next = 0;
@@ -80,7 +80,7 @@ std::vector<std::string> make_frames(bool is_text, int entities, int moves_per_f
         for (int i = 0; i < count; i++, next = (next + 1) % order.size()) {
             std::string id = "bus-" + std::to_string(order[next]);
             Json place = Json::array();
-            place.items = {coordinate(-97.8), coordinate(30.2)};
+            place.items = {coordinate(-97800000), coordinate(30200000)};
             if (number == 0) {
                 Json geometry = Json::object();
                 geometry.set("type", "Point").set("coordinates", std::move(place));

@@ -19,7 +19,7 @@ import msgspec
 
 from bench.api import Api
 from bench.client import Schedule
-from bench.load_client import LoadClient, Look, NativeProcess
+from bench.load_client import LoadClient, Look, Publisher
 from bench.peers.peer import Measured, Mirrors, Unavailable
 from bench.peers.viewers import Viewers
 from bench.servers import ServerProcess, core_busy_s, cores
@@ -29,6 +29,8 @@ FLUSH_INTERVAL_MS = 100
 FEATURES_PER_REQUEST = 500
 LEAD_S = 0.3  # from the decision to publish to the first change
 SAMPLE_INTERVAL_S = 0.5  # of the outboxes
+GRACE_S = 5.0  # after the window, in which a publisher that is late goes on; a mirror is compared only if all was sent
+BODY_S = 0.1  # of streaming before the verdicts are asked for
 QUIET_S, PATIENCE_S = 0.6, 30.0
 PAIRS_MOVES_MAX = 20_000  # by which the fan-out is estimated; entities move in a random order, so any will do
 GROUP = "readers"
@@ -72,7 +74,7 @@ def by_native(viewers: Viewers, kind: str, warm_up_s: float = 2.0, encoding: str
         async with (
             ServerProcess(settings(kind), server_core) as server,
             LoadClient(load_core) as client,
-            NativeProcess("publish", load_core) as publisher,
+            Publisher(load_core) as publisher,
         ):
             run = Run(viewers, server, client, publisher)
             await run.fill(encoding)
@@ -94,7 +96,7 @@ class Moment(NamedTuple):
 class Run:
     """One server, loaded once."""
 
-    def __init__(self, viewers: Viewers, server: ServerProcess, client: LoadClient, publisher: NativeProcess) -> None:
+    def __init__(self, viewers: Viewers, server: ServerProcess, client: LoadClient, publisher: Publisher) -> None:
         self._viewers = viewers
         self._city = viewers.city()
         self._server, self._client, self._publisher = server, client, publisher
@@ -120,13 +122,11 @@ class Run:
             path = Path(scratch) / "moves"
             with path.open("w") as file:  # and the city is from here on as it is to become
                 file.writelines(f"{entity_id(move.entity)} {move.lon!r} {move.lat!r}\n" for move in islice(self._city.moves(), count))
-            await self._publisher.ask("load", path=str(path))
+            await self._publisher.load(path)
         schedule = Schedule(monotonic() + LEAD_S, rate, len(self._city.positions) + 1)
         await self._client.schedule(schedule)
-        host, port = self._api_address()
-        publishing = asyncio.ensure_future(
-            self._publisher.ask("publish", host=host, port=port, count=count, first_move=0, body_s=0.1, **schedule._asdict())
-        )
+        until = schedule.start + warm_up_s + seconds + GRACE_S
+        publishing = asyncio.ensure_future(self._publisher.publish(self._api_address(), schedule, count, 0, until=until, body_s=BODY_S))
         await asyncio.sleep(schedule.start + warm_up_s - monotonic())
         await self._client.reset_counts()
         begin = await self._moment()
@@ -135,7 +135,7 @@ class Run:
         stats = await self._client.stats()
         published = await publishing
         await self._quiet()
-        mirrors = await self._compare()
+        mirrors = await self._compare() if published["sent"] == count else None
         fan_out = self._fan_out(first, count)
         return self._measured(rate, count - first, fan_out, (begin, end), stats["groups"][GROUP], outboxes, published, (filled, mirrors))
 
@@ -190,7 +190,7 @@ class Run:
         group: dict[str, Any],
         outboxes: Sequence[float],
         published: dict[str, Any],
-        mirrors: tuple[Mirrors, Mirrors],
+        mirrors: tuple[Mirrors, Mirrors | None],
     ) -> Measured:
         begin, end = window
         elapsed = end.time - begin.time

@@ -1,6 +1,7 @@
 // libFuzzer: bytes are a stream of updates; whatever they are, nothing outside of them is read, and what is read is sound.
 //
-//     clang++ -std=c++17 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all fuzz_ingest.cpp ../ingest.cpp ../json.cpp -o fuzz_ingest
+//     clang++ -std=c++17 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all fuzz_ingest.cpp ../ingest.cpp
+//         ../canonical_reader.cpp ../update_reader.cpp ../lines.cpp ../json.cpp -o fuzz_ingest
 
 #include <cstdint>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 #include <string>
 
 #include "../ingest.h"
+#include "../lines.h"
 
 namespace {
 

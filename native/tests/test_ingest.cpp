@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../ingest.h"
+#include "../lines.h"
 #include "check.h"
 
 namespace {
@@ -93,32 +94,40 @@ TEST(ingest_reads_the_operations) {
     CHECK(reader.parse(" { \"lat\" : 2.0 , \"op\":\"move\",\"lon\":1.5,\"id\":\"a\",\"kind\":\"x\",\"properties\":{\"a\":1}}\r", update));
     CHECK(update.op == Op::MOVE && update.geometry.text == "1.5,2" && update.geometry.is_point && update.geometry.boxes[0].max_y == 2.0);
     CHECK(!update.has_kind && !update.has_properties && !update.has_access && !update.has_ttl && !update.has_rank);
-    CHECK(reader.parse("{\"op\":\"delete\",\"id\":\"a\",\"version\":null,\"geometry\":{\"type\":\"Point\",\"coordinates\":[1,2]}}", update));
+    CHECK(reader.parse("{\"op\":\"delete\",\"id\":\"a\",\"version\":null,\"geometry\":{\"type\":\"Point\",\"coordinates\":[1,2]}}",
+        update));
     CHECK(update.op == Op::DELETE && update.version == 0 && update.geometry.box_count == 0);
     CHECK(reader.parse("{\"op\":\"patch\",\"id\":\"a\"}", update));
     CHECK(update.op == Op::PATCH && !update.has_properties && !update.has_kind && update.geometry.box_count == 0);
     const std::string removing = patch("{\"a\":null,\"b\":true}");
     CHECK(reader.parse(removing, update));
     CHECK(update.property_count == 2 && update.properties[0].json.empty() && update.properties[1].json == "true");
-    CHECK(reader.parse("{\"op\":null,\"type\":\"Feature\",\"id\":\"a\",\"geometry\":{\"coordinates\":[1, 2, 3.50],\"type\":\"Point\"}}", update));
+    CHECK(reader.parse("{\"op\":null,\"type\":\"Feature\",\"id\":\"a\",\"geometry\":{\"coordinates\":[1, 2, 3.50],\"type\":\"Point\"}}",
+        update));
     CHECK(!update.geometry.is_point && update.geometry.text == "{\"type\":\"Point\",\"coordinates\":[1,2,3.5]}");
 }
 
 TEST(ingest_makes_values_canonical) {
-    const char* const same[] = {"true", "false", "0", "-1", "123456789012345678", "0.1", "-0.5", "\"\"", "\"a b\"", "\"\xC3\xA9\xF0\x9F\x9A\x8C\"",
-                                "0.00001", "0.30000000000000004", "-97.74306123456789", "{}", "[]", "[[[1]]]", "{\"a\":[1,\"b\"],\"b\":null}"};
+    const char* const same[] = {"true", "false", "0", "-1", "123456789012345678", "0.1", "-0.5", "\"\"", "\"a b\"",
+        "\"\xC3\xA9\xF0\x9F\x9A\x8C\"",
+                                "0.00001", "0.30000000000000004", "-97.74306123456789", "{}", "[]", "[[[1]]]",
+                                "{\"a\":[1,\"b\"],\"b\":null}"};
     for (const char* json : same) {
         CHECK(value_of(json) == json);
     }
     const char* const others[][2] = {{"1.0", "1"}, {"1.50", "1.5"}, {"0.0", "0"}, {"0.10000000000000000", "0.1"}, {"[ 1 , 2.0 ]", "[1,2]"},
-                                     {"{ \"a\" : [ \"x\\/\" , \"\\u00e9\" ] }", "{\"a\":[\"x/\",\"\xC3\xA9\"]}"}, {"\"\\u0041\\n\"", "\"A\\n\""},
+                                     {"{ \"a\" : [ \"x\\/\" , \"\\u00e9\" ] }", "{\"a\":[\"x/\",\"\xC3\xA9\"]}"}, {"\"\\u0041\\n\"",
+                                     "\"A\\n\""},
                                      {"0.1000000000000000055511151231257827", "0.1"}, {"\"\\ud83d\\ude8c\"", "\"\xF0\x9F\x9A\x8C\""}};
     for (const auto& pair : others) {
         CHECK(value_of(pair[0]) == pair[1]);
     }
-    const char* const left[] = {"1e5", "1E5", "1.0e0", "-0", "-0.0", "01", "1.", ".5", "-", "+1", "1e400", "0.000001", "1234567890123456789", "\"\x1F\"",
-                                "\"\\ud800\"", "\"\\x\"", "\"\\", "\"\xFF\"", "\"\xED\xA0\x80\"", "\"\xC0\x80\"", "\"\xF4\x90\x80\x80\"", "tru", "nul", "NaN",
-                                "[1,]", "[,]", "{\"b\":1,\"a\":1}", "{\"a\":1,\"a\":1}", "{1:1}", "{\"a\"}", "0.99999999999999999999", "\"\xE2\x82\""};
+    const char* const left[] = {"1e5", "1E5", "1.0e0", "-0", "-0.0", "01", "1.", ".5", "-", "+1", "1e400", "0.000001",
+        "1234567890123456789", "\"\x1F\"",
+                                "\"\\ud800\"", "\"\\x\"", "\"\\", "\"\xFF\"", "\"\xED\xA0\x80\"", "\"\xC0\x80\"", "\"\xF4\x90\x80\x80\"",
+                                "tru", "nul", "NaN",
+                                "[1,]", "[,]", "{\"b\":1,\"a\":1}", "{\"a\":1,\"a\":1}", "{1:1}", "{\"a\"}", "0.99999999999999999999",
+                                "\"\xE2\x82\""};
     for (const char* json : left) {
         CHECK(value_of(json).empty());
     }
@@ -127,16 +136,20 @@ TEST(ingest_makes_values_canonical) {
 TEST(ingest_leaves_the_rest) {
     const std::string left[] = {
         "", " ", "{}", "[]", "null", "{", "}", "\xEF\xBB\xBF" + point("[1,2]"), point("[1,2]") + "x", point("[1,2]") + std::string(1, '\0'),
-        point("[181,2]"), point("[1,-90.5]"), point("[1]"), point("[1,2,3,4]"), point("[]"), point("[1,\"2\"]"), point("[1;2]"), point("null"),
+        point("[181,2]"), point("[1,-90.5]"), point("[1]"), point("[1,2,3,4]"), point("[]"), point("[1,\"2\"]"), point("[1;2]"),
+        point("null"),
         "{\"type\":\"Feature\",\"id\":\"a\"}", "{\"type\":\"Feature\",\"id\":\"a\",\"geometry\":null}",
         "{\"id\":\"a\",\"geometry\":{\"type\":\"Point\",\"coordinates\":[1,2]}}", "{\"op\":\"move\",\"id\":\"a\",\"lon\":1}",
-        "{\"op\":\"swap\",\"id\":\"a\"}", "{\"op\":1,\"id\":\"a\"}", "{\"op\":\"delete\"}", "{\"op\":\"delete\",\"id\":\"\"}", "{\"op\":\"delete\",\"id\":1}",
+        "{\"op\":\"swap\",\"id\":\"a\"}", "{\"op\":1,\"id\":\"a\"}", "{\"op\":\"delete\"}", "{\"op\":\"delete\",\"id\":\"\"}",
+        "{\"op\":\"delete\",\"id\":1}",
         "{\"op\":\"delete\",\"id\":\"a\x7F\"}", "{\"op\":\"delete\",\"id\":\"a\xC2\x80\"}", "{\"op\":\"delete\",\"id\":\"a\",\"id\":\"a\"}",
         "{\"op\":\"delete\",\"id\":\"" + std::string(129, 'x') + "\"}", "{\"op\":\"delete\",\"id\":\"a\",\"version\":0}",
         "{\"op\":\"delete\",\"id\":\"a\",\"version\":7.0}", "{\"op\":\"delete\",\"id\":\"a\",\"version\":9007194959773697}",
         "{\"op\":\"delete\",\"id\":\"a\",\"x\":1e400}", "{\"op\":\"delete\",\"id\":\"a\",\"x\":}", "{\"op\":\"delete\",\"id\":\"a\",}",
-        "{\"op\":\"delete\",\"id\":\"a\",\"x\":" + std::string(40, '[') + std::string(40, ']') + "}", "{\"op\":\"patch\",\"id\":\"a\",\"ttl\":0}",
-        "{\"op\":\"patch\",\"id\":\"a\",\"rank\":1.5}", "{\"op\":\"patch\",\"id\":\"a\",\"access\":[\"bob\"]}", patch("{\"a\":1,\"a\":null}"), patch("[]"),
+        "{\"op\":\"delete\",\"id\":\"a\",\"x\":" + std::string(40, '[') + std::string(40, ']') + "}",
+        "{\"op\":\"patch\",\"id\":\"a\",\"ttl\":0}",
+        "{\"op\":\"patch\",\"id\":\"a\",\"rank\":1.5}", "{\"op\":\"patch\",\"id\":\"a\",\"access\":[\"bob\"]}",
+        patch("{\"a\":1,\"a\":null}"), patch("[]"),
     };
     for (const std::string& json : left) {
         CHECK(!is_read(json));

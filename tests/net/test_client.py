@@ -18,6 +18,8 @@ from tests.fake_server import until, within
 from tests.model import View, World, brute_force
 from tests.model_values import json_equal
 
+pytestmark = pytest.mark.usefixtures("engine_kind")
+
 BOX = [-98.0, 30.0, -97.0, 31.0]
 START_S = 1_700_000_000.0
 TOKENS = 'identity.tokens={publisher={user="p",publish=["bus-*"]},viewer={user="v"}}'

@@ -23,6 +23,8 @@ from realtime.config import load
 from realtime.server import Server
 from tests.fake_server import until, within
 
+pytestmark = pytest.mark.usefixtures("engine_kind")
+
 BOX = [-98.0, 30.0, -97.0, 31.0]
 
 

@@ -24,6 +24,9 @@ from realtime.gateway import http
 from realtime.gateway.http import ApiServer, bind
 from realtime.gateway.http_connection import CONNECTIONS_PER_REQUEST
 from tests.api_node import NDJSON, configured, feature, ndjson, on_port, open_gate
+from tests.spied_engine import replace
+
+pytestmark = pytest.mark.usefixtures("engine_kind")
 
 HOST = b"Host: localhost\r\n"
 LAST = b"Connection: close\r\n"
@@ -410,7 +413,7 @@ async def test_a_bug_is_logged_with_its_traceback_and_costs_one_request(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with on_port() as (server, gate):
-        monkeypatch.setattr(type(gate.node.engine), "get", lambda *_: 1 / 0)
+        replace(monkeypatch, gate.node, "get", lambda *_: 1 / 0)
         request = b"GET /v1/entities/a HTTP/1.1\r\n" + HOST + LAST + b"\r\n"
         assert answers(await talk(server, request)) == [(500, b'{"code":"unavailable","message":"internal error"}')]
         assert await is_well(server)

@@ -26,6 +26,8 @@ from realtime.gateway.api import make_app
 from realtime.gateway.openapi import document
 from tests.api_node import configured, feature, join, on_port, open_gate
 
+pytestmark = pytest.mark.usefixtures("engine_kind")
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

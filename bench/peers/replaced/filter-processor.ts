@@ -7,10 +7,10 @@
 
 import Redis from "ioredis";
 import {
-  IS_TUNED,
   ENTITY_CHANGES,
   type Entity,
   filteredEvents,
+  IS_TUNED,
   shows,
   type UserMessage,
   VIEWPORT_GEO,
