@@ -44,12 +44,14 @@ class Found(Struct):
     measured: list[Measured]  # every window of the search, in order
     load: float  # changes/s that it sustains
     why: str  # what ran out above that
-    is_lower_bound: bool
+    is_lower_bound: bool  # something else ran out first, or nothing did
+    p99_ms: float  # the bound
 
     @property
     def best(self) -> Measured | None:
-        """The last window at the sustained rate."""
-        return next((one for one in reversed(self.measured) if one.rate == self.load), None)
+        """The last window that held at the sustained rate."""
+        held = [one for one in self.measured if one.rate == self.load and one.p99_ms <= self.p99_ms]
+        return held[-1] if held else None
 
     @property
     def most_per_s(self) -> float:
@@ -138,7 +140,8 @@ def _find(runner: asyncio.Runner, peer: Peer, given: argparse.Namespace, notes: 
     load = knee.load or max((candidate.load for candidate in knee.candidates if candidate.holds), default=0.0)
     if load > knee.load:
         notes.append(f"{peer.name}: {load:,.0f} changes/s was not confirmed by a longer window: there were none left, or it failed")
-    return Found(peer.name, versions, peer.commands(), correct, measured, load, str(knee.bottleneck), knee.is_lower_bound)
+    is_lower_bound = knee.is_lower_bound or all(candidate.holds for candidate in knee.candidates)
+    return Found(peer.name, versions, peer.commands(), correct, measured, load, str(knee.bottleneck), is_lower_bound, given.p99_ms)
 
 
 def broken(rate: float, viewers: int) -> Window:
@@ -218,6 +221,8 @@ def _ratio(
         void = "one of the two sustained nothing"
     elif key == "replaced" and theirs.load < REPLACED_LEAST:
         void = f"the rebuild sustains less than the {REPLACED_LEAST:,.0f} changes/s that the design is known to: it is not that design"
+    elif theirs.is_lower_bound:
+        void = f"{theirs.name} could do more than was found ({theirs.why} ran out): the ratio would flatter"
     elif "native" not in ours.name:
         void = "measured with the reference engine"
     ratio = value(ours) / their_value(theirs) if their_value(theirs) else 0.0

@@ -1,8 +1,8 @@
 """What an idle connection costs in resident memory: `python -m bench memory`.
 
 A server in a process of its own, as `realtime serve` runs it; clients in this one open connections stage by stage
-(upgraded, identified, a view that shows something, a while later). After each stage the server collects its garbage and
-says how large it is. A bare uvloop server is measured alike.
+(upgraded, identified, a view of 200 entities, a pong, a change of all of them). After each stage the server collects its
+garbage and says how large it is. A bare uvloop server is measured alike.
 
 Law: what is told is growth of the server's resident set over connections, nothing else subtracted, nothing trimmed. The
 tables of parts come from a second run, as looking costs memory itself: by class what the garbage collector knows, by line
@@ -38,7 +38,10 @@ from realtime.server import Server
 PER_ADDRESS = 2000  # connections from one 127.0.0.x, well below its ports
 WINDOW = 100  # clients that do a step at once; below the server's limit of half-open ones
 DOWNTOWN = [13.3, 52.4, 13.5, 52.6]
+ENTITIES = 200  # in each view
 TIMEOUT_S = 20.0
+SETTLE_S = 1.0  # what is published has gone out by then
+IDLE, BUSY = "idle with a view", "after a change of all"
 PATIENT = {"limits.identify_timeout_s": 3600, "server.port": 0, "http.port": 0, "server.drain_s": 0}
 
 
@@ -72,11 +75,14 @@ def lines() -> dict[str, int]:
     return dict(found)
 
 
-async def answer(is_detailed: bool) -> None:
-    """Answer each line of stdin with one that says how large this process is."""
+async def answer(is_detailed: bool, publish: Callable[[Sequence[dict[str, Any]]], object] = list) -> None:
+    """Answer each line of stdin with one that says how large this process is; one that is not empty is published first."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while await reader.readline():
+    while line := await reader.readline():
+        if line.strip():
+            publish(msgspec.json.decode(line))
+            await asyncio.sleep(SETTLE_S)
         gc.collect()
         look: dict[str, Any] = {"resident": resident_bytes()}
         if is_detailed:
@@ -105,7 +111,7 @@ def host(kind: str, settings: Sequence[str], is_detailed: bool) -> None:
 
     async def live(server: Server) -> None:
         print(server.url.rpartition(":")[2].partition("/")[0], flush=True)
-        await answer(is_detailed)
+        await answer(is_detailed, server.publish)
 
     serve_until_told(load(settings=list(settings)), live)
 
@@ -128,10 +134,10 @@ class Host:
             raise RuntimeError("the server did not start, or ended")
         return line
 
-    def look(self) -> dict[str, Any]:
-        """Return how large it is."""
+    def look(self, updates: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        """Return how large it is, after these updates."""
         assert self._process.stdin is not None
-        self._process.stdin.write(b"\n")
+        self._process.stdin.write((msgspec.json.encode(updates) if updates else b"") + b"\n")
         self._process.stdin.flush()
         found: dict[str, Any] = msgspec.json.decode(self._line())
         return found
@@ -196,9 +202,9 @@ def step(clients: Sequence[socket.socket], ask: Callable[[socket.socket], None],
             until(client, mark)
 
 
-def feature(number: int) -> dict[str, Any]:
+def feature(number: int, moved: float = 0.0) -> dict[str, Any]:
     """Return an entity downtown."""
-    place = [13.3 + number % 20 * 0.01, 52.4 + number // 20 * 0.01]
+    place = [13.3 + number % 20 * 0.01 + moved, 52.4 + number // 20 * 0.01]
     return {"type": "Feature", "id": f"bus-{number}", "geometry": {"type": "Point", "coordinates": place}, "properties": {"line": "7"}}
 
 
@@ -210,12 +216,14 @@ def stages(host: Host, kind: str, count: int) -> tuple[dict[str, dict[str, Any]]
     steps: list[tuple[str, Callable[[socket.socket], None], bytes]] = [
         ("upgraded", upgrade, b"\r\n\r\n"),
         ("identified", said({"type": "identify"}), b'"welcome"'),
-        ("with a view", said({"type": "view", "id": 1, "bbox": DOWNTOWN, "zoom": 14}), b'"delta"'),
-        ("pinged once", said({"type": "ping", "t": 1}), b'"pong"'),
+        ("with its first view", said({"type": "view", "id": 1, "bbox": DOWNTOWN, "zoom": 14}), b'"view":1'),
+        (IDLE, said({"type": "ping", "t": 1}), b'"pong"'),
     ]
     if kind != "bare":
         for _, ask, mark in steps:
             step(clients, ask, mark)
+        host.look([feature(number) for number in range(ENTITIES)])
+        step(clients, lambda client: None, b"bus-")
     looks["before"] = host.look()
     new: list[socket.socket] = []
     for first in range(WINDOW, WINDOW + count, WINDOW):
@@ -228,6 +236,9 @@ def stages(host: Host, kind: str, count: int) -> tuple[dict[str, dict[str, Any]]
         for name, ask, mark in steps[1:]:
             step(new, ask, mark)
             looks[name] = host.look()
+        host.look([feature(number, 0.001) for number in range(ENTITIES)])
+        step(new, lambda client: None, b'"move"')
+        looks[BUSY] = host.look()
     return looks, clients + new
 
 
@@ -284,7 +295,7 @@ def main(arguments: list[str]) -> int:
             grown = (look["resident"] - looks["before"]["resident"]) / count
             name = "a bare uvloop connection" if kind == "bare" else stage
             by_stage.append((name, grown))
-            result.row(f"{name}, growth of the resident set", grown, "bytes", key="connection_bytes" if stage == "pinged once" else "")
+            result.row(f"{name}, growth of the resident set", grown, "bytes", key="connection_bytes" if stage == IDLE else "")
     bound = TARGETS["connection_bytes"].bound
     result.plots.append(Plot("an idle connection", "bar", "stage", "bytes", [Series("bytes", by_stage)], mark=(bound, f"{bound:,.0f}")))
     if options.parts:

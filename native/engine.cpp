@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "engine_parts.h"
+#include "faults.h"
 
 namespace realtime {
 
@@ -69,7 +70,7 @@ void Engine::place(uint32_t slot) {
     for (uint32_t n = 0; n < 2; ++n) {
         const RTree::Handle handle = slot * 2 + n;
         const bool is_there = places_.contains(handle);
-        if (n >= entity.box_count) {
+        if (n >= entity.box_count || (n && BROKEN(INDEXES_ONE_BOX_OF_AN_ENTITY))) {
             if (is_there) {
                 places_.erase(handle);
             }
@@ -103,6 +104,9 @@ void Engine::match(const Change& change, double now) {
         viewports_.search(box, [&](RTree::Handle handle) {
             seconds |= handle & 1;
             candidates_.push_back(handle >> 1);
+            const char* session = reinterpret_cast<const char*>(&sessions_[handle >> 1]);
+            __builtin_prefetch(session);
+            __builtin_prefetch(session + 64);
         });
     };
     bool is_once = false;
@@ -175,7 +179,7 @@ void Engine::match(const Change& change, double now) {
         if (!filter) {
             return true;
         }
-        if (filter->asked_new != change_) {
+        if (filter->asked_new != change_ && !(filter->asked_new && BROKEN(REMEMBERS_WHAT_A_FILTER_SAID))) {
             filter->asked_new = change_;
             filter->passed_new = filter->filter.passes(subject);
         }
@@ -202,19 +206,20 @@ void Engine::match(const Change& change, double now) {
     const bool is_visible = entity.is_alive && entity.wire != held;
     const uint64_t wire = entity.is_alive ? entity.wire : 0;
     const uint64_t ticks = ticks_of(now);
+    for (size_t n = 0; n < std::min(AHEAD, candidates_.size()); ++n) {
+        __builtin_prefetch(sessions_[candidates_[n]].outbox.tail(), 1);
+    }
     for (size_t n = 0; n < candidates_.size(); ++n) {
-        if (n + 3 * AHEAD < candidates_.size()) {
-            const Session* ahead = &sessions_[candidates_[n + 3 * AHEAD]];
-            __builtin_prefetch(ahead);
-            __builtin_prefetch(reinterpret_cast<const char*>(ahead) + 64);
-        }
-        if (n + 2 * AHEAD < candidates_.size()) {
-            __builtin_prefetch(sessions_[candidates_[n + 2 * AHEAD]].outbox.tail(), 1);
+        if (n + AHEAD < candidates_.size()) {
+            __builtin_prefetch(sessions_[candidates_[n + AHEAD]].outbox.tail(), 1);
         }
         Session& session = sessions_[candidates_[n]];
         const bool is_named = has_followers && session.stamp == change_ + 1;
         bool was = old.is_alive && (is_named || reaches(session, old.boxes, old.box_count));
         bool is = entity.is_alive && (!change.is_moved && old.is_alive ? was : (is_named || reaches(session, now_boxes, now_count)));
+        if ((was && !is && entity.is_alive && BROKEN(SKIPS_THE_OLD_BOX)) || (is && !was && old.is_alive && BROKEN(SKIPS_THE_NEW_BOX))) {
+            continue;
+        }
         if (is_moved_only) {
             if (!was && !is) {
                 continue;
@@ -298,8 +303,11 @@ void Engine::note(Session& session, Entity& entity, const Note& note) {
     if (log.size() >= NOTES_SPARE + static_cast<uint64_t>(session.shown)) {
         fold(session);
     }
+    if (BROKEN(LOSES_OFFERS)) {
+        return;
+    }
     log.push_back(note);
-    ++entity.pins;
+    entity.pins += !BROKEN(LOSES_PINS);
 }
 
 // Folds the log into the map: the first note of an entity says what the client holds, the later ones only whether it is
@@ -333,6 +341,9 @@ void Engine::fold(Session& session) {
         const bool is_there = entity.mark == mark && entity.place != NO_SLOT;
         if (note.kind() == Note::TOUCHED) {
             if (is_there) {
+                if (BROKEN(LOSES_THE_HELD_VERSION)) {
+                    outbox.at(entity.place).held = note.version();
+                }
                 world_.unpin(slot);
             } else {  // the note's pin is the entry's
                 entity.mark = mark;
@@ -348,7 +359,7 @@ void Engine::fold(Session& session) {
         }
         entity.mark = mark;
         entity.place = NO_SLOT;
-        if (entry.held == (is_seen ? note.version() : 0)) {
+        if (entry.held == (is_seen ? note.version() : 0) && (is_seen || !BROKEN(ANNOUNCES_WHAT_CAME_AND_WENT))) {
             world_.unpin(slot);
         } else {
             entity.place = outbox.add(is_seen ? Outbox::SHOWING : Outbox::LEAVING, entry);

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "engine_parts.h"
+#include "faults.h"
 #include "hash.h"
 #include "msgpack.h"
 
@@ -20,7 +21,7 @@ const std::array<std::string_view, Engine::REASONS> Engine::REASON_NAMES = {"del
 
 void Engine::space(Session& session) const {
     double period = settings_.flush_interval_s;
-    if (session.max_hz > 0.0 && !session.is_urgent) {
+    if (session.max_hz > 0.0 && (!session.is_urgent || BROKEN(DELAYS_WHAT_WAS_REVOKED))) {
         period = std::max(period, 1.0 / session.max_hz);
     }
     session.flush_due = session.last_flush + period;
@@ -135,7 +136,7 @@ void Engine::take(Session& session, int64_t budget) {
         size_ += piece.size() + 1;
         oldest_ = std::min(oldest_, since);
     };
-    if (!outbox.is_empty(Outbox::LEAVING)) {
+    if (!outbox.is_empty(Outbox::LEAVING) && !(!outbox.is_empty(Outbox::SHOWING) && BROKEN(TELLS_LEAVES_LAST))) {
         const Entry* const begin = outbox.begin(Outbox::LEAVING);
         const Entry* entry = begin;
         for (; entry != outbox.end(Outbox::LEAVING); ++entry) {
@@ -200,7 +201,7 @@ Engine::Reason Engine::reason(const Session& session, const Entry& entry) {
         return may_know && tombstone->is_expired ? EXPIRED : DELETED;
     }
     if (!allows(session, entity)) {
-        return entry.held > 0 ? DENIED : DELETED;
+        return entry.held > 0 || BROKEN(LETS_HAVE_ASK) ? DENIED : DELETED;
     }
     if (static_cast<uint64_t>(std::abs(entry.held)) == entity.wire) {
         return VIEW;

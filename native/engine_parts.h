@@ -16,7 +16,7 @@ constexpr double STATISTICS_INTERVAL_S = 1.0;  // `total` and `sampled` are told
 constexpr int64_t FRAME_HEAD_BYTES = 256;      // what the members of a delta other than its entities and the view's id take, at most
 constexpr double NEAR_DEGREES = 0.5;           // an entity that moved less is searched for once, with a box around old and new
 constexpr size_t NOTES_SPARE = 64;             // how many more notes than its view shows a session may have before they are folded
-constexpr size_t AHEAD = 6;                    // how far memory is asked for before it is needed
+constexpr size_t AHEAD = 10;                   // how far memory is asked for before it is needed
 
 inline void gate(bool is_right, const char* what) {
     if (!is_right) {

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "engine_parts.h"
+#include "faults.h"
 
 namespace realtime {
 
@@ -137,7 +138,7 @@ void Engine::show(Session& session, const View& view) {
     for (uint32_t n = 0; n < 2; ++n) {
         const RTree::Handle handle = slot * 2 + n;
         const bool is_there = viewports_.contains(handle);
-        if (n < view.box_count) {
+        if (n < view.box_count && !(n && BROKEN(INDEXES_ONE_BOX_OF_A_VIEW))) {
             is_there ? viewports_.move(handle, view.boxes[n]) : viewports_.insert(handle, view.boxes[n]);
         } else if (is_there) {
             viewports_.erase(handle);
@@ -234,12 +235,15 @@ void Engine::keep_sampled(const Session& session, std::vector<uint32_t>& slots) 
 
 bool Engine::must_choose(const Session& session, int64_t shown) const {
     const int64_t most = settings_.entities_per_view;
-    return shown > most || (session.is_sampled && shown * 2 < most);
+    return shown > most || (session.is_sampled && shown * 2 < most && !BROKEN(KEEPS_A_STALE_SAMPLE));
 }
 
 // The threshold below which three quarters of what may be shown lie; none if there are no more.
 void Engine::choose(Session& session, const std::vector<uint32_t>& matched) {
     const size_t target = std::max<size_t>(1, size_t{settings_.entities_per_view} * 3 / 4);
+    if (session.is_sampled && matched.size() > target && BROKEN(KEEPS_THE_OLD_THRESHOLD)) {
+        return;
+    }
     session.is_sampled = matched.size() > target;
     if (!session.is_sampled) {
         return;
@@ -291,6 +295,9 @@ void Engine::turn(Session& session, const Turn& what, double now) {
     if (what.principals) {
         world_.rights().forget(session.principals);
         session.principals = *what.principals;
+        if (BROKEN(OFFERS_NOTHING_WHEN_RIGHTS_CHANGE)) {
+            return;
+        }
     }
     claimed_.clear();
     if (what.has_have) {
@@ -304,7 +311,7 @@ void Engine::turn(Session& session, const Turn& what, double now) {
             const Entity& entity = world_[slot];
             const int64_t version = static_cast<int64_t>(what.have[n].version);
             const bool is_known = entity.is_alive && knows(entity, what.have[n].version) && allows(session, entity);
-            hold(slot, is_known ? version : -version);
+            hold(slot, is_known || BROKEN(BELIEVES_ALL_OF_HAVE) ? version : -version);
         }
     }
     session.reset_is_owed = session.reset_is_owed || what.is_reset;

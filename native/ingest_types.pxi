@@ -146,5 +146,6 @@ cdef extern from "lines.h" namespace "realtime::ingest" nogil:
 
     cdef cppclass LineSplitter "realtime::ingest::LineSplitter":
         LineSplitter(char separator, size_t line_bytes_max) except +
+        char separator() noexcept
         ingest_bool next(ingest_view& data, IngestLine& line) except +
         ingest_bool end(IngestLine& line) except +

@@ -11,7 +11,16 @@ from realtime.errors import Refused as IntakeRefused
 cdef extern from "Python.h":
     PyObject* intake_item "PyDict_GetItem"(object items, object name) noexcept
 
+cdef extern from "engine.h" namespace "realtime" nogil:
+    const size_t INTAKE_AHEAD "realtime::Engine::HINTS_AHEAD"
+
+cdef extern from "lines.h" namespace "realtime::ingest" nogil:
+    cdef cppclass Scout:
+        Scout(ingest_view lines, char separator) except +
+        ingest_bool next(ingest_view& id) noexcept
+
 cdef type INTAKE_RAW = msgspec.Raw
+cdef type INTAKE_LIST_ITERATOR = type(iter([]))
 cdef int INTAKE_LOOK_UPDATES = 8  # between two looks at the clock; one that Python is asked of counts as so many
 
 
@@ -40,22 +49,23 @@ cdef class Intake:
 
     def take(self, items, list verdicts not None, double now, allows=None, is_over=None):
         cdef int left = INTAKE_LOOK_UPDATES
-        cdef CutLines cut
-        cdef IngestLine line
         if self.is_asking:
             raise RuntimeError("nothing can be published while it is being asked who may publish")
         if type(items) is CutLines:  # lines of which no objects were made yet
-            cut = items
-            while cut.lines.splitter.next(cut.rest, line):
-                left -= self.take_line(cut, line, verdicts, now, allows)
-                if left <= 0:
-                    if is_over is not None and is_over():
-                        return True
-                    left = INTAKE_LOOK_UPDATES
-            return False
-        if type(items) is list:
-            return self.take_list(items, verdicts, now, allows, is_over)
+            return self.take_lines(items, verdicts, now, allows, is_over)
+        cdef list behind = None  # what is iterated over, if it is a list
+        cdef Py_ssize_t at = 0
+        if type(items) is INTAKE_LIST_ITERATOR:
+            parts = items.__reduce__()
+            if len(parts) == 3:
+                behind, at = parts[1][0], parts[2]
+                for ahead in behind[at : at + <int>INTAKE_AHEAD]:
+                    self.hint(ahead)
         for item in items:
+            if behind is not None:
+                if at + <int>INTAKE_AHEAD < len(behind):
+                    self.hint(behind[at + <int>INTAKE_AHEAD])
+                at += 1
             left -= self.take_item(item, verdicts, now, allows)
             if left <= 0:
                 if is_over is not None and is_over():
@@ -63,18 +73,35 @@ cdef class Intake:
                 left = INTAKE_LOOK_UPDATES
         return False
 
-    cdef bint take_list(self, list items, list verdicts, double now, object allows, object is_over) except -1:
-        cdef Py_ssize_t n, count = len(items)
+    cdef int hint(self, object item) except -1:
+        """Let the engine ask for the memory of an entity whose update comes soon."""
         cdef PyObject* id
         cdef ingest_view text
-        for n in range(count):
-            if n + 8 < count:
-                ahead = items[n + 8]
-                if type(ahead) is dict:
-                    id = intake_item(ahead, "id")
-                    if id != NULL and ingest_text(id, &text):
-                        self.core.engine.hint(text)
-            self.take_item(items[n], verdicts, now, allows)
+        if type(item) is dict:
+            id = intake_item(item, "id")
+            if id != NULL and ingest_text(id, &text):
+                self.core.engine.hint(text)
+        return 0
+
+    cdef bint take_lines(self, CutLines cut, list verdicts, double now, object allows, object is_over) except -1:
+        cdef int left = INTAKE_LOOK_UPDATES
+        cdef IngestLine line
+        cdef ingest_view id
+        cdef Scout* scout = new Scout(cut.rest, cut.lines.splitter.separator())
+        try:
+            for _ in range(<int>INTAKE_AHEAD):
+                if scout.next(id):
+                    self.core.engine.hint(id)
+            while cut.lines.splitter.next(cut.rest, line):
+                if scout.next(id):
+                    self.core.engine.hint(id)
+                left -= self.take_line(cut, line, verdicts, now, allows)
+                if left <= 0:
+                    if is_over is not None and is_over():
+                        return True
+                    left = INTAKE_LOOK_UPDATES
+        finally:
+            del scout
         return False
 
     cdef int take_line(self, CutLines cut, const IngestLine& line, list verdicts, double now, object allows) except -1:

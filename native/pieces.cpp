@@ -54,7 +54,7 @@ void put_patch(std::string& out, const Entity& entity, uint64_t held) {
     }
     for (size_t n = 0; n < content.removed_count(); ++n) {
         const Removed& removed = content.removed()[n];
-        if (removed.version > held) {
+        if (removed.version > held && !BROKEN(FORGETS_REMOVED_PROPERTIES)) {
             open();
             out += content.name(removed);
             out += ":null";
@@ -99,6 +99,9 @@ std::string_view Pieces::make(Entity& entity, How how, uint64_t held, Encoding e
     } else {
         std::string& json = encoding == Encoding::JSON ? made_ : scratch_;
         json.clear();
+        if (how == How::PATCH && entity.known && BROKEN(TELLS_PATCHES_FROM_THE_LAST_VERSION)) {
+            held = entity.known->versions[entity.known->count - 1];
+        }
         how == How::ENTER ? put_feature(json, entity) : put_patch(json, entity, held);
         if (encoding == Encoding::MSGPACK) {
             transcode(json, made_);

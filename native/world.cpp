@@ -5,6 +5,7 @@
 #include <cstring>
 #include <new>
 
+#include "faults.h"
 #include "msgpack.h"
 
 namespace realtime {
@@ -255,7 +256,7 @@ void World::settle(const Change& change) {
             std::free(const_cast<Content*>(change.before.content));
         }
         if (!entity.is_alive) {
-            unpin(change.slot);
+            BROKEN(FREES_GHOSTS_TOO_EARLY) ? free_slot(change.slot) : unpin(change.slot);
         }
     }
 }
@@ -488,7 +489,11 @@ Verdict World::alter(const Update& update, uint64_t version, Change& change) {
         const bool is_told_apart = (update.has_min_zoom && update.min_zoom != entity.min_zoom) ||
                                    (update.has_rank && update.rank != entity.rank) ||
                                    (update.has_access && rights_.find(update.access, update.access_count) != entity.access);
-        if (is_told_apart) {
+        if (BROKEN(BUMPS_THE_VERSION_OF_NOTHING)) {
+            remember(entity, change.before);
+            change.is_changed = true;
+            know(entity, entity.wire++);
+        } else if (is_told_apart) {
             remember(entity, change.before);
             change.is_changed = true;
         }
@@ -521,7 +526,7 @@ Verdict World::alter(const Update& update, uint64_t version, Change& change) {
     if (content) {
         entity.content = content;
     }
-    if (is_kind_changed) {
+    if (is_kind_changed && !BROKEN(TELLS_A_CHANGED_KIND_BY_A_PATCH)) {
         entity.since = version;
     }
     if (is_moved) {
@@ -532,7 +537,9 @@ Verdict World::alter(const Update& update, uint64_t version, Change& change) {
     if (are_properties_changed || !(entity.is_point && was_point)) {
         entity.move_since = version;
     }
-    entity.forget_pieces();
+    if (!BROKEN(BELIEVES_STALE_PIECES)) {
+        entity.forget_pieces();
+    }
     set_unseen(entity, update);
     return verdict;
 }
@@ -548,7 +555,7 @@ void World::set_unseen(Entity& entity, const Update& update) {
         const uint32_t access = rights_.enter(update.access, update.access_count);
         rights_.leave(entity.access);
         entity.access = access;
-        entity.is_public = rights_.is_public(access);
+        entity.is_public = rights_.is_public(access) || (entity.is_public && BROKEN(STAYS_PUBLIC));
     }
     if (update.has_ttl && (update.ttl > 0.0 || entity.expiry)) {
         if (!entity.expiry) {
@@ -589,7 +596,8 @@ void World::schedule(uint32_t slot, double now) {
         return;
     }
     Expiry& expiry = *entity.expiry;
-    expiry.deadline = expiry.ttl > 0.0 ? now + expiry.ttl : NEVER;
+    const double renewed = expiry.ttl > 0.0 ? now + expiry.ttl : NEVER;
+    expiry.deadline = BROKEN(NEVER_RENEWS_A_DEADLINE) ? std::min(expiry.deadline, renewed) : renewed;
     if (expiry.deadline < expiry.queued) {
         expiry.queued = expiry.deadline;
         deadlines_.push_back({expiry.deadline, entity.serial, slot});
@@ -665,7 +673,7 @@ void World::bury(std::string_view id, uint64_t hash, uint64_t seen, bool by_publ
     const uint32_t slot = tombstones_.take();
     Tombstone& tombstone = tombstones_[slot];
     tombstone.id = id;
-    tombstone.seen = seen;
+    tombstone.seen = BROKEN(FORGETS_THE_SEEN_VERSION) ? 1 : seen;
     tombstone.died = now;
     tombstone.access = access;
     tombstone.by_publisher = by_publisher;

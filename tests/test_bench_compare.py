@@ -118,7 +118,7 @@ async def test_a_wait_counts_from_when_the_change_was_due() -> None:
 MIRRORS = Mirrors(10, 0, 1000)
 
 
-def _found(name: str, load: float, deliveries: float) -> Found:
+def _found(name: str, load: float, deliveries: float, is_lower_bound: bool = False) -> Found:
     one = Measured(
         rate=load,
         viewers=1000,
@@ -138,7 +138,7 @@ def _found(name: str, load: float, deliveries: float) -> Found:
         mirrors=MIRRORS,
     )
     beyond = msgspec.structs.replace(one, rate=load * 2, wanted_per_s=deliveries * 1.5, p99_ms=math.inf)
-    return Found(name, {}, ["serve"], one, [one, beyond], load, "the server's core", False)
+    return Found(name, {}, ["serve"], one, [one, beyond], load, "the server's core", is_lower_bound, 500.0)
 
 
 def _concluded(**found: Found) -> Result:
@@ -170,6 +170,12 @@ def test_a_ratio_that_would_not_be_honest_is_void(key: str, ours: str, load: flo
     result = _concluded(**{key: _found(ours, 90_000, 6e6), "replaced": _found("old", load, 3e3)})
     (row,) = (row for row in result.rows if row.key)
     assert row.verdict == "void" and why in row.note
+
+
+def test_a_peer_that_could_do_more_makes_no_ratio() -> None:
+    result = _concluded(native=_found("realtime, native engine", 90_000, 6e6), nats=_found("NATS", 2e4, 1e6, is_lower_bound=True))
+    (row,) = (row for row in result.rows if row.key)
+    assert row.verdict == "void" and "flatter" in row.note
 
 
 def test_a_missing_side_makes_no_ratio() -> None:

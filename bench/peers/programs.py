@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -40,14 +41,16 @@ def find(name: str, hint: str) -> str:
 
 
 def version_of(*command: str) -> str:
-    """Return the first line that a program says of its version. Raises `Unavailable` if it does not run."""
+    """Return the version that a program says it has, or the line in which it says none. Raises `Unavailable` if it does not run."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"{shlex.join(command)}: {error}") from None
     if done.returncode:
         raise Unavailable(f"{shlex.join(command)}: {(done.stderr or done.stdout).strip()[:200]}")
-    return (done.stdout or done.stderr).strip().splitlines()[0]
+    line = (done.stdout or done.stderr).strip().splitlines()[0]
+    found = re.search(r"\d+\.\d+\.\d+", line)
+    return found[0] if found else line
 
 
 class Program:

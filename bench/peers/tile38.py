@@ -69,7 +69,7 @@ def install() -> str:
         except subprocess.TimeoutExpired:
             raise Unavailable(f"{' '.join(command)} took longer than {INSTALL_S:.0f} s") from None
         if done.returncode:
-            raise Unavailable(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+            raise Unavailable(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1].strip()}")
     return str(program)
 
 
