@@ -31,6 +31,7 @@ from realtime.geo import point
 from realtime.updates import UpdateParser
 
 BATCH = 2000
+PATIENCE_S = 1800.0
 SPREAD_DEGREES = 2.0
 STEP_DEGREES = 0.0003  # some 30 m
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -61,7 +62,7 @@ def footprint(kind: str, entities: int, moves: int, seed: int) -> Footprint:
     """Measure in a fresh process."""
     command = [sys.executable, "-P", "-m", "bench.engine_memory", kind, str(entities), str(moves), str(seed)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (*sys.path, str(ROOT))))}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=PATIENCE_S)
     return msgspec.json.decode(done.stdout, type=Footprint)
 
 

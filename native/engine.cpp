@@ -172,7 +172,7 @@ void Engine::match(const Change& change, double now) {
     }
     const bool was_public = old.is_alive && world_.rights().is_public(old.access);
     const auto lets_through = [&](Session& session) {
-        if (entity.min_zoom > session.zoom || !(entity.is_public || world_.rights().allows(entity.access, session.principals))) {
+        if (entity.min_zoom > session.zoom || !(entity.is_public || world_.rights().allows(entity.access, session.rights))) {
             return false;
         }
         SharedFilter* filter = session.filter;
@@ -186,7 +186,7 @@ void Engine::match(const Change& change, double now) {
         return filter->passed_new;
     };
     const auto let_through = [&](Session& session) {
-        if (old.min_zoom > session.zoom || !(was_public || world_.rights().allows(old.access, session.principals))) {
+        if (old.min_zoom > session.zoom || !(was_public || world_.rights().allows(old.access, session.rights))) {
             return false;
         }
         SharedFilter* filter = session.filter;
@@ -259,7 +259,7 @@ void Engine::tell_revoked(const Change& change) {
     const Before& old = change.before;
     for (uint32_t n = 0; n < sessions_.end(); ++n) {
         Session& session = sessions_[n];
-        if (!session.is_open || !world_.rights().allows(old.access, session.principals) || allows(session, entity)) {
+        if (!session.is_open || !world_.rights().allows(old.access, session.rights) || allows(session, entity)) {
             continue;
         }
         bool was_shown = old.min_zoom <= session.zoom && (reaches(session, old.boxes, old.box_count) || names(session, entity.id()));

@@ -126,8 +126,8 @@ class Engine {
         const std::string* key = nullptr;
     };
 
-    struct Session {
-        // What matching reads.
+    struct alignas(64) Session {
+        // What matching reads for each candidate: the first two cache lines.
         Box box{};
         double zoom = 24.0;
         SharedFilter* filter = nullptr;
@@ -136,20 +136,21 @@ class Engine {
         Encoding encoding = Encoding::JSON;
         bool is_sampled = false;
         bool is_open = false;
-        bool reset_is_owed = true;     // the next delta clears the mirror; so does the first
-        bool may_hold = false;         // a delta went out, or a `have` was believed: the client's mirror need not be empty
-        bool answer_is_owed = false;   // a view was applied, or `more` was promised
-        bool is_urgent = false;        // a right was revoked: max_hz does not delay that
-        Outbox outbox;
-        double flush_due = -NEVER;     // when it may be flushed again
-        double queued_due = NEVER;     // when it is to be flushed, as it stands in the queue; TAKEN
-        Principals principals;
+        bool reset_is_owed = true;    // the next delta clears the mirror; so does the first
+        bool may_hold = false;        // a delta went out, or a `have` was believed: the client's mirror need not be empty
+        bool answer_is_owed = false;  // a view was applied, or `more` was promised
+        bool is_urgent = false;       // a right was revoked: max_hz does not delay that
+        double flush_due = -NEVER;    // when it may be flushed again
+        double queued_due = NEVER;    // when it is to be flushed, as it stands in the queue; TAKEN
+        int64_t shown = 0;            // entities that the view matches and the sample includes
+        uint32_t rights = 0;          // a set of principals
+        uint32_t threshold_hash = 0;
+        Outbox outbox;  // begins with its log
+        // The rest.
         Box second_box{};
         uint64_t number = 0;
         double threshold_rank = 0.0;
-        uint32_t threshold_hash = 0;
         int64_t total = 0;  // entities that the view matches, whatever the sample
-        int64_t shown = 0;  // those below the threshold
         int64_t total_sent = -1, shown_sent = -1;  // as the client knows them
         double statistics_at = -NEVER;
         double last_flush = -NEVER;
@@ -174,7 +175,7 @@ class Engine {
 
     struct Turn {
         const View* view = nullptr;
-        const Principals* principals = nullptr;
+        const uint32_t* rights = nullptr;
         const Claim* have = nullptr;
         size_t have_count = 0;
         bool has_have = false;
@@ -214,7 +215,7 @@ class Engine {
     void release(SharedFilter* filter);
 
     bool allows(const Session& session, const Entity& entity) const {
-        return entity.is_public || world_.rights().allows(entity.access, session.principals);
+        return entity.is_public || world_.rights().allows(entity.access, session.rights);
     }
     static bool reaches(const Session& session, const Box* boxes, size_t count);
     static bool reaches(const Session& session, const Entity& entity);
@@ -292,6 +293,7 @@ class Engine {
     std::array<Array, 3> arrays_;
     std::array<Array, REASONS> leaves_;
     size_t size_ = 0;          // of the pieces in arrays_ and leaves_
+    Outbox spare_;             // whose memory outboxes borrow while they are drained
     double oldest_ = NEVER;    // since when the oldest of them waited
     std::string piece_;
 };

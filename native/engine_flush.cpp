@@ -81,6 +81,9 @@ void Engine::observe_lag(double lag_s) {
 bool Engine::drain(uint64_t number, size_t budget, double now, std::string& out) {
     Session& session = session_of(number);
     session.queued_due = NEVER;
+    Outbox& outbox = session.outbox;
+    // Most outboxes are drained whole: their entries are written and read while they are still in the cache.
+    outbox.borrow(spare_);
     fold(session);
     const bool was_fill = session.outbox.fills() > 0;
     const int64_t left = static_cast<int64_t>(std::min<size_t>(budget, size_t{1} << 40)) - FRAME_HEAD_BYTES - session.view_id_bytes;
@@ -108,7 +111,8 @@ bool Engine::drain(uint64_t number, size_t budget, double now, std::string& out)
         session.answer_is_owed = more;
     }
     session.is_urgent = session.is_urgent && !session.outbox.is_empty(Outbox::LEAVING);
-    session.outbox.trim(was_fill);
+    outbox.borrow(spare_);
+    outbox.trim(was_fill);
     space(session);
     if (session.outbox.size() || session.answer_is_owed) {
         queue(session, session.flush_due);
@@ -136,7 +140,7 @@ void Engine::take(Session& session, int64_t budget) {
         size_ += piece.size() + 1;
         oldest_ = std::min(oldest_, since);
     };
-    if (!outbox.is_empty(Outbox::LEAVING) && !(!outbox.is_empty(Outbox::SHOWING) && BROKEN(TELLS_LEAVES_LAST))) {
+    if (!outbox.is_empty(Outbox::LEAVING) && !(BROKEN(TELLS_LEAVES_LAST) && !outbox.is_empty(Outbox::SHOWING))) {
         const Entry* const begin = outbox.begin(Outbox::LEAVING);
         const Entry* entry = begin;
         for (; entry != outbox.end(Outbox::LEAVING); ++entry) {
@@ -182,7 +186,7 @@ void Engine::take(Session& session, int64_t budget) {
         }
         // A version that is only claimed is not known here.
         const How how = entry->held > 0 ? Pieces::how(entity, static_cast<uint64_t>(entry->held)) : How::ENTER;
-        const std::string_view piece = pieces_.get(entity, how, static_cast<uint64_t>(entry->held), encoding);
+        const std::string_view piece = pieces_.get(entity, entry->slot, how, static_cast<uint64_t>(entry->held), encoding);
         if (!fits(piece.size())) {
             break;
         }
@@ -197,7 +201,7 @@ Engine::Reason Engine::reason(const Session& session, const Entry& entry) {
     const Entity& entity = world_[entry.slot];
     if (!entity.is_alive) {
         const Tombstone* tombstone = world_.tombstone(entity.id());
-        const bool may_know = tombstone && (entry.held > 0 || world_.rights().allows(tombstone->access, session.principals));
+        const bool may_know = tombstone && (entry.held > 0 || world_.rights().allows(tombstone->access, session.rights));
         return may_know && tombstone->is_expired ? EXPIRED : DELETED;
     }
     if (!allows(session, entity)) {

@@ -37,7 +37,7 @@ uint64_t Engine::open(const std::string_view* principals, size_t count, Encoding
     session.is_open = true;
     session.number = ++sessions_ever_ << SLOT_BITS | slot;
     session.encoding = encoding;
-    session.principals = world_.rights().principals(principals, count);
+    session.rights = world_.rights().enter_session(principals, count);
     ++sessions_open_;
     return session.number;
 }
@@ -59,9 +59,9 @@ void Engine::look(uint64_t number, const View& view, const Claim* have, size_t h
 
 void Engine::allow(uint64_t number, const std::string_view* principals, size_t count, double now) {
     Session& session = session_of(number);
-    const Principals allowed = world_.rights().principals(principals, count);
+    const uint32_t allowed = world_.rights().enter_session(principals, count);
     Turn what;
-    what.principals = &allowed;
+    what.rights = &allowed;
     turn(session, what, now);
 }
 
@@ -82,7 +82,7 @@ void Engine::close(uint64_t number) {
             }
         }
     }
-    world_.rights().forget(session.principals);
+    world_.rights().leave(session.rights);
     sessions_.give_back(static_cast<uint32_t>(number & ((uint64_t{1} << SLOT_BITS) - 1)));
     --sessions_open_;
 }
@@ -292,9 +292,9 @@ void Engine::turn(Session& session, const Turn& what, double now) {
     if (what.view) {
         show(session, *what.view);  // throws before it changes anything
     }
-    if (what.principals) {
-        world_.rights().forget(session.principals);
-        session.principals = *what.principals;
+    if (what.rights) {
+        world_.rights().leave(session.rights);
+        session.rights = *what.rights;
         if (BROKEN(OFFERS_NOTHING_WHEN_RIGHTS_CHANGE)) {
             return;
         }
@@ -334,7 +334,7 @@ void Engine::turn(Session& session, const Turn& what, double now) {
         world_.unpin(slot);
     }
     session.answer_is_owed = true;
-    if (what.principals) {
+    if (what.rights) {
         session.is_urgent = session.is_urgent || (session.reset_is_owed && session.may_hold);
         const Outbox& outbox = session.outbox;
         for (const Entry* entry = outbox.begin(Outbox::LEAVING); entry != outbox.end(Outbox::LEAVING); ++entry) {

@@ -112,6 +112,17 @@ class Outbox {
         head_[list] = 0;
     }
 
+    // Exchange the memory of the lists with another outbox's, both being without entries.
+    void borrow(Outbox& other) {
+        if (size() == 0 && other.size() == 0) {
+            for (const List list : {LEAVING, SHOWING}) {
+                lists_[list].clear();
+                head_[list] = 0;
+                lists_[list].swap(other.lists_[list]);
+            }
+        }
+    }
+
     // Give back memory that is not needed again: it was a fill that was sent, or much more than there is now.
     void trim(bool was_fill) {
         if (!is_empty()) {
@@ -121,6 +132,7 @@ class Outbox {
         if (was_fill || entries > 8 * last_ + SMALL || log.capacity() > 8 * last_ + SMALL) {
             lists_[0] = std::vector<Entry>();
             lists_[1] = std::vector<Entry>();
+            head_[0] = head_[1] = 0;
             log = std::vector<Note>();
         }
         last_ = 0;

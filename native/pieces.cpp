@@ -92,7 +92,7 @@ void Pieces::put_feature(std::string& out, const Entity& entity) {
     out += "}}";
 }
 
-std::string_view Pieces::make(Entity& entity, How how, uint64_t held, Encoding encoding, uint32_t& place) {
+std::string_view Pieces::make(Entity& entity, uint32_t slot, How how, uint64_t held, Encoding encoding, uint32_t& place) {
     made_.clear();
     if (how == How::MOVE) {
         encoding == Encoding::JSON ? put_move(made_, entity) : put_packed_move(made_, entity);
@@ -120,7 +120,7 @@ std::string_view Pieces::make(Entity& entity, How how, uint64_t held, Encoding e
     place = end_;
     end_ += units;
     Head* head = reinterpret_cast<Head*>(ring_ + (place & MASK) * UNIT);
-    *head = {entity.serial, entity.wire, how == How::PATCH ? held : 0, static_cast<uint32_t>(made_.size()), kind_of(how, encoding)};
+    *head = {entity.wire, how == How::PATCH ? held : 0, slot, static_cast<uint32_t>(made_.size()), kind_of(how, encoding), 0};
     std::memcpy(head + 1, made_.data(), made_.size());
     return {reinterpret_cast<const char*>(head + 1), made_.size()};
 }

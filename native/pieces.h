@@ -25,26 +25,25 @@ class Pieces {
    public:
     // How a client that holds version `held` learns the present state.
     static How how(const Entity& entity, uint64_t held) {
-        const bool is_from_another_life = held < entity.since && !BROKEN(TELLS_A_PATCH_ACROSS_A_DEATH);
-        if (is_from_another_life || held > entity.wire) {  // the latter: a lower version after a forgotten death
+        // From another life, or a lower version after a forgotten death.
+        if ((held < entity.since && !BROKEN(TELLS_A_PATCH_ACROSS_A_DEATH)) || held > entity.wire) {
             return How::ENTER;
         }
         return entity.is_point && (held >= entity.move_since || BROKEN(TELLS_MOVES_ALONE)) ? How::MOVE : How::PATCH;
     }
 
     // The bytes of it; they hold until the next call.
-    std::string_view get(Entity& entity, How how, uint64_t held, Encoding encoding) {
+    std::string_view get(Entity& entity, uint32_t slot, How how, uint64_t held, Encoding encoding) {
         uint32_t& place = (how == How::ENTER ? entity.enters : entity.pieces)[static_cast<uint32_t>(encoding)];
         if (place && end_ - place <= MASK) {  // otherwise it was overwritten since
             const Head* head = reinterpret_cast<const Head*>(&ring_[(place & MASK) * UNIT]);
             const uint32_t kind = kind_of(how, encoding);
-            const bool is_present = head->version == entity.wire || BROKEN(BELIEVES_STALE_PIECES);
-            const bool is_from_held = how != How::PATCH || head->held == held || BROKEN(BELIEVES_A_PATCH_FOR_OTHERS);
-            if (head->serial == entity.serial && is_present && head->kind == kind && is_from_held) {
+            if (head->slot == slot && (head->version == entity.wire || BROKEN(BELIEVES_STALE_PIECES)) && head->kind == kind &&
+                (how != How::PATCH || head->held == held || BROKEN(BELIEVES_A_PATCH_FOR_OTHERS))) {
                 return {reinterpret_cast<const char*>(head + 1), head->bytes};
             }
         }
-        return make(entity, how, held, encoding, place);
+        return make(entity, slot, how, held, encoding, place);
     }
 
     void prefetch(const Entity& entity, Encoding encoding) const {
@@ -64,11 +63,12 @@ class Pieces {
 
    private:
     struct Head {
-        uint64_t serial;   // of the entity
         uint64_t version;  // wire
         uint64_t held;     // of a patch
+        uint32_t slot;     // of the entity
         uint32_t bytes;
         uint32_t kind;
+        uint32_t unused;
     };
     static constexpr size_t UNIT = 16;
     static constexpr size_t BYTES = size_t{1} << 24;
@@ -76,7 +76,7 @@ class Pieces {
     static constexpr size_t LARGE = BYTES / 16;  // what is larger is not kept
 
     static uint32_t kind_of(How how, Encoding encoding) { return 1u + static_cast<uint32_t>(how) * 2u + static_cast<uint32_t>(encoding); }
-    std::string_view make(Entity& entity, How how, uint64_t held, Encoding encoding, uint32_t& place);
+    std::string_view make(Entity& entity, uint32_t slot, How how, uint64_t held, Encoding encoding, uint32_t& place);
 
     // Calloc: a page costs nothing before it is written to.
     struct Free {

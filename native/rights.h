@@ -1,4 +1,4 @@
-// Rights as interned ids: principals, and the sets of them that entities are open to.
+// Rights as interned ids: principals, and the sets of them that entities are open to and that sessions have.
 //
 // Law: a principal or a set is kept as long as somebody refers to it, and no longer: publishers and tokens may name as many
 // as they like over time. Set 0 is {public} and is never forgotten.
@@ -15,8 +15,6 @@
 
 namespace realtime {
 
-using Principals = std::vector<uint32_t>;  // sorted
-
 class Rights {
    public:
     static constexpr uint32_t PUBLIC = 0;      // the principal
@@ -27,25 +25,13 @@ class Rights {
         enter(everybody, 1);
     }
 
-    // Returns the principals of a session, `public` among them, each referred to once.
-    Principals principals(const std::string_view* names, size_t count) {
-        Principals result{refer("public")};
-        for (size_t n = 0; n < count; ++n) {
-            const uint32_t principal = refer(names[n]);
-            if (std::find(result.begin(), result.end(), principal) == result.end()) {
-                result.push_back(principal);
-            } else {
-                drop(principal);
-            }
-        }
-        std::sort(result.begin(), result.end());
-        return result;
-    }
-
-    void forget(const Principals& principals) {
-        for (const uint32_t principal : principals) {
-            drop(principal);
-        }
+    // Returns the set of a session's principals, `public` among them, referred to once more.
+    uint32_t enter_session(const std::string_view* names, size_t count) {
+        std::vector<std::string_view> all(names, names + count);
+        all.push_back("public");
+        std::sort(all.begin(), all.end());
+        all.erase(std::unique(all.begin(), all.end()), all.end());
+        return enter(all.data(), all.size());
     }
 
     // Returns the set of these principals, sorted by bytes and distinct, referred to once more.
@@ -102,20 +88,24 @@ class Rights {
         if (--set.references || number == PUBLIC_SET) {
             return;
         }
-        forget(set.principals);
+        for (const uint32_t principal : set.principals) {
+            drop(principal);
+        }
         by_key_.erase(set.key);
         set = Set();
         free_sets_.push_back(number);
     }
 
-    bool allows(uint32_t number, const Principals& principals) const {
+    // Whether a session with the principals of set `session` may see what is open to the set `number`.
+    bool allows(uint32_t number, uint32_t session) const {
         const Set& set = sets_[number];
         if (set.is_public) {
             return true;
         }
+        const Principals& mine = sets_[session].principals;
         auto a = set.principals.begin();
-        auto b = principals.begin();
-        while (a != set.principals.end() && b != principals.end()) {
+        auto b = mine.begin();
+        while (a != set.principals.end() && b != mine.end()) {
             if (*a == *b) {
                 return true;
             }
@@ -133,6 +123,8 @@ class Rights {
     size_t set_count() const { return by_key_.size(); }
 
    private:
+    using Principals = std::vector<uint32_t>;  // sorted
+
     struct Set {
         Principals principals;
         uint64_t references = 0;

@@ -617,6 +617,7 @@ std::vector<uint32_t> World::due(double now, size_t deaths_max) {
         }
         Expiry& expiry = *entity.expiry;
         if (expiry.deadline <= now) {
+            expiry.queued = NEVER;  // it may stand in the heap once more with this very time
             dead.push_back(first.slot);
             continue;
         }

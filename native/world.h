@@ -24,7 +24,7 @@ constexpr uint64_t VERSION_MAX = (uint64_t{1} << 53) - (uint64_t{1} << 32);
 constexpr double VERSION_EPOCH_S = 1577836800.0;  // 2020-01-01T00:00:00Z
 constexpr uint64_t NODE_NUMBERS = 4096;
 constexpr size_t REMOVED_MAX = 64;  // removed properties remembered per entity, for patches
-constexpr size_t KNOWN_MAX = 16;    // wire versions remembered per entity: which versions of a client's `have` can be believed
+constexpr size_t KNOWN_MAX = 8;    // wire versions remembered per entity: which versions of a client's `have` can be believed
 constexpr double NEVER = std::numeric_limits<double>::infinity();
 
 struct Settings {
@@ -53,7 +53,7 @@ struct Removed {
 };
 
 // Id, kind and properties of an entity in one block of memory, never changed: what comes next is another one.
-class Content {
+class alignas(Property) Content {
    public:
     std::string_view id() const { return {data(), id_bytes_}; }
     std::string_view kind() const { return {data() + id_bytes_, kind_bytes_}; }

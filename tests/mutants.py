@@ -2,7 +2,9 @@
 
 Law: a mutant wraps one small function of the reference engine and leaves the rest as it is. It names where the function
 is looked up; that it is there is asserted when the mutant is made, so that a renamed function cannot turn a mutant into
-the engine itself. A fault changes what clients see, or when: an engine that is merely slow is no mutant.
+the engine itself. A fault changes what clients see, or when: an engine that is merely slow is no mutant. The native
+engine is given the same ones by tests/native_mutants.py, which shares what can be said of any engine: `UPDATES`, `DELTAS`
+and `REASONS`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 from weakref import WeakKeyDictionary
 
-from realtime.engine import Check, View
+from realtime.engine import Check, Update, View
 from realtime.engine.reference import ReferenceEngine, engine, world
 from realtime.engine.reference.frames import encode_move, encode_patch
 from realtime.engine.reference.outboxes import Entry, Outbox
@@ -22,6 +24,26 @@ from realtime.engine.reference.world import Change, State, World
 
 Function = Callable[..., Any]
 PUBLIC = frozenset(("public",))
+
+# Faults that are another update, another delta, or another reason than the right one.
+UPDATES: dict[str, Callable[[Update], Update]] = {
+    "ignores `access`": lambda update: update if update.access is None else update._replace(access=PUBLIC),
+    "ignores `min_zoom`": lambda update: update if update.min_zoom is None else update._replace(min_zoom=0.0),
+    "ignores `rank`": lambda update: update if update.rank is None else update._replace(rank=0.5),
+}
+DELTAS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "never says `more`": lambda members: {name: value for name, value in members.items() if name != "more"},
+    "says `more` for ever": lambda members: members | {"more": True},
+    "counts what is shown for `total`": lambda members: (
+        members | {"total": round(members["total"] * members["sampled"]), "sampled": 1} if "total" in members else members
+    ),
+}
+REASONS = {
+    "gives a wrong reason: filtered for moved": {"moved": "filtered"},
+    "gives a wrong reason: moved for view": {"view": "moved"},
+    "gives a wrong reason: deleted for expired": {"expired": "deleted"},
+    "gives a wrong reason: deleted for denied": {"denied": "deleted"},
+}
 
 
 class Mutant(NamedTuple):
@@ -139,24 +161,18 @@ def _(whole: Function) -> Function:
 # What a session may see
 
 
-@fault("ignores `access`", world, "_set_unseen")
-def _(whole: Function) -> Function:
-    return lambda state, update: whole(state, update if update.access is None else update._replace(access=PUBLIC))
+def _updated(change: Callable[[Update], Update]) -> Callable[[Function], Function]:
+    """Take what clients do not see from another update."""
+    return lambda whole: lambda state, update: whole(state, change(update))
+
+
+for text, change in UPDATES.items():
+    fault(text, world, "_set_unseen")(_updated(change))
 
 
 @fault("overlooks a grant that comes without another change", world, "_unchanged")
 def _(whole: Function) -> Function:
     return lambda old, update: whole(old, update._replace(access=None))
-
-
-@fault("ignores `min_zoom`", world, "_set_unseen")
-def _(whole: Function) -> Function:
-    return lambda state, update: whole(state, update if update.min_zoom is None else update._replace(min_zoom=0.0))
-
-
-@fault("ignores `rank`", world, "_set_unseen")
-def _(whole: Function) -> Function:
-    return lambda state, update: whole(state, update if update.rank is None else update._replace(rank=0.5))
 
 
 def _look_at(change: Callable[[View], View]) -> Callable[[Function], Function]:
@@ -267,13 +283,8 @@ def _said(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Funct
     return lambda whole: lambda pieces, members, encoding: whole(pieces, change(members), encoding)
 
 
-fault("never says `more`", engine, "encode_delta")(_said(lambda members: {k: v for k, v in members.items() if k != "more"}))
-fault("says `more` for ever", engine, "encode_delta")(_said(lambda members: members | {"more": True}))
-fault("counts what is shown for `total`", engine, "encode_delta")(
-    _said(
-        lambda members: members | {"total": round(members["total"] * members["sampled"]), "sampled": 1} if "total" in members else members
-    )
-)
+for text, say in DELTAS.items():
+    fault(text, engine, "encode_delta")(_said(say))
 
 
 @fault("writes frames beyond the budget", ReferenceEngine, "drain")
@@ -308,10 +319,8 @@ def _reason(change: dict[str, str]) -> Callable[[Function], Function]:
     return broken
 
 
-fault("gives a wrong reason: filtered for moved", ReferenceEngine, "_reason")(_reason({"moved": "filtered"}))
-fault("gives a wrong reason: moved for view", ReferenceEngine, "_reason")(_reason({"view": "moved"}))
-fault("gives a wrong reason: deleted for expired", ReferenceEngine, "_reason")(_reason({"expired": "deleted"}))
-fault("gives a wrong reason: deleted for denied", ReferenceEngine, "_reason")(_reason({"denied": "deleted"}))
+for text, reasons in REASONS.items():
+    fault(text, ReferenceEngine, "_reason")(_reason(reasons))
 
 
 @fault("lets `have` ask what the rights deny", ReferenceEngine, "_reason")

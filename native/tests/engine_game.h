@@ -79,6 +79,9 @@ class EngineGame {
             case 12:
                 ask();
                 break;
+            case 13:
+                veil();
+                break;
             default:
                 flush();
         }
@@ -221,6 +224,21 @@ class EngineGame {
                 set_rest(update, false);
             }
             apply(update);
+        }
+    }
+
+    // Some are hidden from everybody or shown again: what is not told yet need not be told any more, as versions stay.
+    void veil() {
+        static constexpr std::string_view EVERYBODY = "public";
+        const bool is_hidden = maybe();
+        for (uint32_t n = 1 + source_.below(6), first = source_.below(IDS); n; --n) {
+            Update update;
+            update.op = Op::PATCH;
+            update.id = ids_[(first + n) % IDS];
+            update.has_access = true;
+            update.access = &EVERYBODY;
+            update.access_count = is_hidden ? 0 : 1;
+            engine_.apply(update, now_);
         }
     }
 

@@ -21,7 +21,7 @@ from realtime.geo import Box, Geometry
 from realtime.values import VERSION_MAX, next_version
 
 REMOVED_MAX = 64  # removed properties remembered per entity, for patches
-KNOWN_MAX = 16  # wire versions remembered per entity: which versions of a client's `have` can be believed
+KNOWN_MAX = 8  # wire versions remembered per entity: which versions of a client's `have` can be believed
 
 _decode = msgspec.json.decode
 _encode = msgspec.json.Encoder().encode
