@@ -230,6 +230,16 @@ class EngineMachine(RuleBasedStateMachine):
         self.publish(*(({"id": id, **move}, None) for id, move in zip(held[first:], moves, strict=False)))
         self.flush_soon(soon)
 
+    @precondition(lambda self: len(self.clients) > 1 and self.held())
+    @rule(data=st.data(), patches=st.lists(drawn.patch, min_size=2, max_size=3))
+    def fall_behind(self, data: Any, patches: list[dict[str, Any]]) -> None:
+        """One client does not read while the others are told: the last time they learn the same from different versions."""
+        id = data.draw(st.sampled_from(self.held()))
+        data.draw(st.sampled_from(self.clients)).paused_flushes = len(patches) - 1
+        for patch in patches:
+            self.publish(({"id": id, **patch}, None))
+            self.flush_soon(1_000_000)
+
     @rule(doomed=drawn.doomed, version=drawn.version, soon=drawn.soon)
     def delete(self, doomed: list[str], version: int | None, soon: int) -> None:
         self.publish(*(({"op": "delete", "id": id}, version) for id in doomed))
