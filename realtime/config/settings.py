@@ -72,9 +72,9 @@ class LimitsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     entity_bytes: Annotated[Count, _why("Longest entity: its geometry and properties in canonical JSON.")] = 16 * 1024
     entity_properties: Annotated[Count, _why("Properties of one entity.")] = 64
     entity_positions: Annotated[Count, _why("Positions in one geometry.")] = 4096
-    filter_bytes: Annotated[Count, _why("Longest filter, as JSON.")] = 8 * 1024
+    filter_bytes: Annotated[int, Meta(ge=1, le=4 * 1024 * 1024), _why("Longest filter, as JSON.")] = 8 * 1024
     filter_levels: Annotated[Count, _why("Deepest nesting of a filter.")] = 16
-    filter_nodes: Annotated[Count, _why("Expressions and literals in one filter; each change pays for them.")] = 256
+    filter_nodes: Annotated[int, Meta(ge=1, le=65_536), _why("Expressions and literals in one filter; each change pays for them.")] = 256
     entities_per_view: Annotated[Count, _why("What one view shows before it is sampled; bounds a session's memory.")] = 10_000
     ids_per_view: Annotated[Count, _why("Entities that a view may follow by name.")] = 100
     flush_interval_ms: Annotated[Milliseconds, _why("Spacing of a session's frames; changes in between are conflated.")] = 50.0
