@@ -319,6 +319,15 @@ class EngineMachine(RuleBasedStateMachine):
         data.draw(st.sampled_from(self.clients)).look(message)
         self.flush_soon(soon)
 
+    @precondition(lambda self: self.clients and self.world.entities)
+    @rule(data=st.data(), soon=drawn.soon)
+    def approach(self, data: Any, soon: int) -> None:
+        """A client looks at a part of one entity, and at nothing else of the world."""
+        entity = self.world.entities[data.draw(st.sampled_from(sorted(self.world.entities)))]
+        box = data.draw(st.sampled_from(entity.state.boxes))
+        data.draw(st.sampled_from(self.clients)).look({"bbox": list(box)})
+        self.flush_soon(soon)
+
     @precondition(lambda self: self.clients)
     @rule(data=st.data(), rights=drawn.principals, soon=drawn.soon)
     def allow(self, data: Any, rights: tuple[str, ...], soon: int) -> None:
