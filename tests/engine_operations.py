@@ -27,7 +27,7 @@ line = st.lists(position, min_size=2, max_size=3).map(lambda ps: {"type": "LineS
 polygon = st.lists(position, min_size=3, max_size=4).map(lambda ps: {"type": "Polygon", "coordinates": [[*ps, ps[0]]]})
 points = st.lists(position, min_size=1, max_size=3).map(lambda ps: {"type": "MultiPoint", "coordinates": ps})
 fiji = st.just({"type": "MultiLineString", "coordinates": [[[179.5, 0], [180, 0]], [[-180, 0], [-179.5, 0.5]]]})
-geometry = st.one_of(point, point, point, high_point, line, polygon, points, fiji)
+geometry = st.one_of(point, point, point, high_point, line, polygon, points, fiji, fiji)
 properties = st.dictionaries(st.sampled_from(["a", "b", "c", "speed"]), st.sampled_from(VALUES), max_size=4)
 
 doomed = st.one_of(ids.map(lambda id: [id]), st.lists(ids, min_size=1, max_size=8, unique=True))
