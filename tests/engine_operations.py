@@ -28,7 +28,9 @@ polygon = st.lists(position, min_size=3, max_size=4).map(lambda ps: {"type": "Po
 points = st.lists(position, min_size=1, max_size=3).map(lambda ps: {"type": "MultiPoint", "coordinates": ps})
 fiji = st.just({"type": "MultiLineString", "coordinates": [[[179.5, 0], [180, 0]], [[-180, 0], [-179.5, 0.5]]]})
 geometry = st.one_of(point, point, point, high_point, line, polygon, points, fiji, fiji)
-properties = st.dictionaries(st.sampled_from(["a", "b", "c", "speed"]), st.sampled_from(VALUES), max_size=4)
+names = st.sampled_from(["a", "b", "c", "speed"])
+properties = st.dictionaries(names, st.sampled_from(VALUES), max_size=4)
+one_property = st.dictionaries(names, st.sampled_from(VALUES), min_size=1, max_size=1)
 
 doomed = st.one_of(ids.map(lambda id: [id]), st.lists(ids, min_size=1, max_size=8, unique=True))
 
@@ -56,8 +58,10 @@ unseen = st.fixed_dictionaries(
         "ttl": st.sampled_from(TTLS),
     },
 )
-plain = st.builds(lambda geometry, members: {"geometry": geometry, **members}, point, st.sampled_from(PLAIN))
-crowd = st.dictionaries(ids, plain, min_size=3, max_size=len(IDS))  # of Points, so that they can be moved
+plain = st.builds(
+    lambda geometry, members: {"geometry": geometry, **members}, st.one_of(point, point, point, point, point, fiji), st.sampled_from(PLAIN)
+)
+crowd = st.dictionaries(ids, plain, min_size=3, max_size=len(IDS))  # mostly of Points, so that they can be moved
 version = st.one_of(st.none(), st.none(), st.integers(-3, 8))  # relative to the seen one
 
 move = position.map(lambda p: {"op": "move", "lon": p[0], "lat": p[1]})

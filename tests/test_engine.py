@@ -34,12 +34,11 @@ def machine(name: str, make_engine: Callable[[Settings], Engine], games: int) ->
     return Machine.TestCase
 
 
-TestReferenceEngine = machine("Reference", ReferenceEngine, 30)
+TestReferenceEngine = machine("Reference", ReferenceEngine, 40)
 
 if "native" in ENGINES:  # and where it was not built though there is a compiler, this fails
     from realtime._native import NativeEngine
-
     from tests.dual_engine import DualEngine
 
-    TestNativeEngine = machine("Native", NativeEngine, 30)
-    TestBothEngines = machine("Both", DualEngine, 60)
+    TestNativeEngine = machine("Native", NativeEngine, 100)
+    TestBothEngines = machine("Both", DualEngine, 200)

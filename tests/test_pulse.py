@@ -39,6 +39,13 @@ def test_what_is_written_meanwhile_is_no_progress() -> None:
     assert pulse.judge(10.0, 10_040, is_paused=True, is_deaf=False) == CloseCode.SLOW_CONSUMER
 
 
+def test_what_was_pumped_counts_like_what_was_written() -> None:
+    pulse = Pulse(LIMITS, 0.0)
+    pulse.pumped(100_000)
+    for n in range(100):
+        assert pulse.judge(9.9 * n, 100_000 - n, is_paused=True, is_deaf=False) is None
+
+
 def test_who_is_not_paused_does_not_stall() -> None:
     pulse = Pulse(LIMITS, 0.0)
     pulse.wrote(1000)
