@@ -207,11 +207,11 @@ void Engine::match(const Change& change, double now) {
     const uint64_t wire = entity.is_alive ? entity.wire : 0;
     const uint64_t ticks = ticks_of(now);
     for (size_t n = 0; n < std::min(AHEAD, candidates_.size()); ++n) {
-        __builtin_prefetch(sessions_[candidates_[n]].outbox.tail(), 1);
+        __builtin_prefetch(sessions_[candidates_[n]].outbox.log.tail(), 1);
     }
     for (size_t n = 0; n < candidates_.size(); ++n) {
         if (n + AHEAD < candidates_.size()) {
-            __builtin_prefetch(sessions_[candidates_[n + AHEAD]].outbox.tail(), 1);
+            __builtin_prefetch(sessions_[candidates_[n + AHEAD]].outbox.log.tail(), 1);
         }
         Session& session = sessions_[candidates_[n]];
         const bool is_named = has_followers && session.stamp == change_ + 1;
@@ -299,14 +299,14 @@ uint64_t Engine::ticks_of(double now) {
 double Engine::time_of(uint64_t ticks) const { return origin_ + static_cast<double>(ticks) / TICKS_PER_S; }
 
 void Engine::note(Session& session, Entity& entity, const Note& note) {
-    std::vector<Note>& log = session.outbox.log;
+    NoteLog& log = session.outbox.log;
     if (log.size() >= NOTES_SPARE + static_cast<uint64_t>(session.shown)) {
         fold(session);
     }
     if (BROKEN(LOSES_OFFERS)) {
         return;
     }
-    log.push_back(note);
+    log.push(note, notes_);
     entity.pins += !BROKEN(LOSES_PINS);
 }
 
@@ -317,7 +317,6 @@ void Engine::fold(Session& session) {
     if (outbox.log.empty()) {
         return;
     }
-    outbox.expect(outbox.log.size() + outbox.size());
     const uint64_t mark = ++mark_;
     for (const Outbox::List list : {Outbox::LEAVING, Outbox::SHOWING}) {
         outbox.tidy(list);
@@ -329,7 +328,9 @@ void Engine::fold(Session& session) {
             }
         }
     }
-    const std::vector<Note>& log = outbox.log;
+    log_.clear();
+    outbox.log.move_to(log_, notes_);
+    const std::vector<Note>& log = log_;
     const size_t size = log.size();
     for (size_t n = 0; n < size; ++n) {
         if (n + 2 * AHEAD < size) {
@@ -365,7 +366,6 @@ void Engine::fold(Session& session) {
             entity.place = outbox.add(is_seen ? Outbox::SHOWING : Outbox::LEAVING, entry);
         }
     }
-    outbox.log.clear();
 }
 
 // Returns the entry of an entity, or nullptr.

@@ -267,6 +267,7 @@ class Engine {
     std::map<std::string, std::vector<uint32_t>, std::less<>> followers_;  // entity id -> the sessions whose view names it
     std::unordered_map<std::string, std::unique_ptr<SharedFilter>> filters_;
     std::vector<Due> queue_;  // a heap
+    NotePool notes_;
     Pieces pieces_;
     uint64_t pairs_ = 0;    // (change, session) pairs matched, ever
     uint64_t change_ = 0;   // the number of the change that is being matched, times two
@@ -286,6 +287,7 @@ class Engine {
     PropertyReader reader_, old_reader_;  // of the change that is being matched
     PropertyReader view_reader_;          // of views
     std::vector<uint32_t> candidates_;
+    std::vector<Note> log_;
     std::vector<uint32_t> matched_, held_slots_, claimed_;
     std::vector<std::pair<uint64_t, uint32_t>> by_age_;
     std::vector<Held> held_;

@@ -85,7 +85,6 @@ bool Engine::drain(uint64_t number, size_t budget, double now, std::string& out)
     // Most outboxes are drained whole: their entries are written and read while they are still in the cache.
     outbox.borrow(spare_);
     fold(session);
-    const bool was_fill = session.outbox.fills() > 0;
     const int64_t left = static_cast<int64_t>(std::min<size_t>(budget, size_t{1} << 40)) - FRAME_HEAD_BYTES - session.view_id_bytes;
     take(session, left);
     const bool more = session.outbox.fills() > 0;
@@ -112,7 +111,7 @@ bool Engine::drain(uint64_t number, size_t budget, double now, std::string& out)
     }
     session.is_urgent = session.is_urgent && !session.outbox.is_empty(Outbox::LEAVING);
     outbox.borrow(spare_);
-    outbox.trim(was_fill);
+    outbox.trim();
     space(session);
     if (session.outbox.size() || session.answer_is_owed) {
         queue(session, session.flush_due);

@@ -4,14 +4,15 @@
 // already, and folded into the map when somebody wants to know or when the log gets longer than what the view shows: so
 // a note costs one write, and the whole stays bounded by the view however many changes pass. The map has two lists, of
 // what the session does not see any more and of what it sees, each in the order of entering it, so that leaves go first
-// without a search; an entity stands in it at most once. Whoever folds keeps the pins of the world: one for each note
-// and one for each entry.
+// without a search; an entity stands in it at most once. An empty outbox has no memory beyond itself. Whoever folds
+// keeps the pins of the world: one for each note and one for each entry.
 
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "notes.h"
 #include "slots.h"
 
 namespace realtime {
@@ -23,35 +24,11 @@ struct Entry {
     double since;      // seconds since the Unix epoch
 };
 
-// What happened to an entity, in 16 bytes, as a thousand outboxes are written to in turn and each write may miss the cache.
-class Note {
-   public:
-    enum Kind : uint32_t {
-        TOUCHED,   // seen before and after a change; `version`: of what was there before
-        APPEARED,  // not seen before a change, and seen after it; `version`: of what is there now
-        VANISHED,  // seen before, and not after; `version`: of what was there before
-    };
-    // `ticks` count time, see Engine::ticks_of.
-    Note(uint32_t slot, Kind kind, uint64_t version, uint64_t ticks)
-        : low_(slot | ticks << 32), high_(version | static_cast<uint64_t>(kind) << 54 | ticks >> 32 << 56) {}
-
-    uint32_t slot() const { return static_cast<uint32_t>(low_); }
-    Kind kind() const { return static_cast<Kind>(high_ >> 54 & 3); }
-    int64_t version() const { return static_cast<int64_t>(high_ & ((uint64_t{1} << 54) - 1)); }
-    uint64_t ticks() const { return low_ >> 32 | high_ >> 56 << 32; }
-
-   private:
-    uint64_t low_, high_;
-};
-
 class Outbox {
    public:
     enum List : uint32_t { LEAVING = 0, SHOWING = 1 };
 
-    std::vector<Note> log;
-
-    // What the log's next note will be written to, so that memory can be asked for it beforehand.
-    const void* tail() const { return log.data() + log.size(); }
+    NoteLog log;
 
     // Of the map; notes are not counted.
     uint32_t size() const { return count_[0] + count_[1]; }
@@ -123,23 +100,17 @@ class Outbox {
         }
     }
 
-    // Give back memory that is not needed again: it was a fill that was sent, or much more than there is now.
-    void trim(bool was_fill) {
-        if (!is_empty()) {
-            return;
+    // Give back all memory, if there is nothing in it.
+    void trim() {
+        if (is_empty()) {
+            for (const List list : {LEAVING, SHOWING}) {
+                lists_[list] = std::vector<Entry>();
+                head_[list] = 0;
+            }
         }
-        const size_t entries = lists_[0].capacity() + lists_[1].capacity();
-        if (was_fill || entries > 8 * last_ + SMALL || log.capacity() > 8 * last_ + SMALL) {
-            lists_[0] = std::vector<Entry>();
-            lists_[1] = std::vector<Entry>();
-            head_[0] = head_[1] = 0;
-            log = std::vector<Note>();
-        }
-        last_ = 0;
     }
-    void expect(size_t entries) { last_ = entries > last_ ? static_cast<uint32_t>(entries) : last_; }
 
-    size_t bytes() const { return (lists_[0].capacity() + lists_[1].capacity()) * sizeof(Entry) + log.capacity() * sizeof(Note); }
+    size_t bytes() const { return (lists_[0].capacity() + lists_[1].capacity()) * sizeof(Entry) + log.size() * sizeof(Note); }
 
     // nullptr, or what is wrong.
     const char* check() const {
@@ -172,7 +143,6 @@ class Outbox {
     uint32_t head_[2] = {0, 0};
     uint32_t count_[2] = {0, 0};
     uint32_t fills_ = 0;
-    uint32_t last_ = 0;  // how many entries there were since it was trimmed
 };
 
 }  // namespace realtime

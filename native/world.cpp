@@ -616,7 +616,7 @@ std::vector<uint32_t> World::due(double now, size_t deaths_max) {
             continue;
         }
         Expiry& expiry = *entity.expiry;
-        if (expiry.deadline <= now) {
+        if (expiry.deadline <= first.due) {  // otherwise others may come before it, even if that has come, too
             expiry.queued = NEVER;  // it may stand in the heap once more with this very time
             dead.push_back(first.slot);
             continue;

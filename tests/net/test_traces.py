@@ -164,7 +164,7 @@ class Source:
         return update
 
 
-def habits(number: int) -> Habits:
+def habits(number: int, stop_from: int) -> Habits:
     """Return what the viewer of this number is like: most pan, some are slow, some are reset, one stops."""
     encoding = "json" if number % 2 else "msgpack"
     who: dict[str, Any] = {"encoding": encoding}
@@ -174,7 +174,7 @@ def habits(number: int) -> Habits:
         who |= {"token": "guest", "user": "gus", "principals": ("user:gus",)}
     if number == 0:
         # It sees everything, so that what it does not read is soon more than any buffer holds.
-        return Habits(**who, pan_s=0, buffer_bytes=4096, stop_from=250)
+        return Habits(**who, pan_s=0, buffer_bytes=4096, stop_from=stop_from)
     if number <= 3:
         return Habits(**who, pan_s=0)
     if number <= 11:
@@ -217,15 +217,18 @@ class Played(NamedTuple):
     outbox: int  # of the viewer that stops, at most
 
 
-async def play(directory: Path, rows: list[Row], viewer_count: int, *settings: str) -> Played:
-    """Replay rows to a server of its own and that many viewers; all that they get must be right."""
+async def play(directory: Path, rows: list[Row], viewer_count: int, stop_from: int, *settings: str) -> Played:
+    """Replay rows to a server of its own and that many viewers; all that they get must be right.
+
+    One of them stops reading when there are `stop_from` entities.
+    """
     seed = int(os.environ.get("REALTIME_TRACE_SEED", random.randrange(1 << 32)))
     print("seed", seed)
     nominal_s = (rows[-1].t - rows[0].t) / SPEED
     async with server_process(directory, *SETTINGS, *settings) as (url, api):
         source = Source(api, seed, rows)
         viewers = [
-            TraceViewer(f"viewer {number}", url, source.world, habits(number), seed + number, source.expire)
+            TraceViewer(f"viewer {number}", url, source.world, habits(number, stop_from), seed + number, source.expire)
             for number in range(viewer_count)
         ]
         begun = time.monotonic()
@@ -263,7 +266,7 @@ async def play(directory: Path, rows: list[Row], viewer_count: int, *settings: s
 @pytest.mark.timeout(600)
 async def test_fifty_viewers_of_austin(tmp_path: Path) -> None:
     rows = list(Trace(SHIPPED["austin"]))
-    source, counts, outbox = await play(tmp_path, rows, VIEWERS)
+    source, counts, outbox = await play(tmp_path, rows, VIEWERS, 250)
     # What was to be seen was seen.
     assert sum(source.ops.values()) > len(rows)
     assert source.verdicts["unchanged"] > len(rows) / 100
@@ -278,7 +281,7 @@ async def test_fifty_viewers_of_austin(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 async def test_some_viewers_of_a_morning_on_the_reference_engine(tmp_path: Path) -> None:
     rows = list(Trace(SHIPPED["austin"]))
-    source, counts, _ = await play(tmp_path, rows[: len(rows) // 6], VIEWERS // 2, "engine.kind=reference")
+    source, counts, _ = await play(tmp_path, rows[: len(rows) // 6], VIEWERS // 2, 100, "engine.kind=reference")
     assert sum(source.ops.values()) > len(rows) / 6
     for what in ("enter", "move", "patch", "leave:view"):
         assert counts[what] > 0, what

@@ -237,7 +237,7 @@ class World:
             state = self.entities.get(id)
             if state is None or state.deadline == float("inf"):
                 continue
-            if state.deadline > now:
+            if state.deadline > due:  # even if that has come, too: others may come before it
                 self._queued[id] = state.deadline
                 heappush(self._deadlines, (state.deadline, id))
                 continue
