@@ -108,7 +108,8 @@ class Engine {
     bool get(std::string_view id, std::string& feature) const;
     Explanation explain(uint64_t session, std::string_view id);
     SessionStatistics statistics(uint64_t session);
-    Statistics statistics();
+    // Of the outboxes it says what they hold at most: an entity counts once more for each change that was not folded yet.
+    Statistics statistics() const;
     // How many deltas lagged up to that bound and beyond the one before; the last: beyond all.
     uint64_t lag_count(size_t bound) const { return bound <= LAG_BOUNDS ? lag_counts_[bound] : 0; }
     double lag_sum() const { return lag_sum_; }

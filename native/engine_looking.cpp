@@ -119,13 +119,13 @@ SessionStatistics Engine::statistics(uint64_t number) {
             sizeof(Session) + session.outbox.bytes()};
 }
 
-Statistics Engine::statistics() {
+Statistics Engine::statistics() const {
     Statistics all{world_.alive(), world_.tombstone_count(), sessions_open_, 0, pairs_, world_.ghosts(), world_.rights().principal_count(),
                    world_.rights().set_count(), filters_.size()};
     for (uint32_t slot = 0; slot < sessions_.end(); ++slot) {
         if (sessions_[slot].is_open) {
-            fold(sessions_[slot]);
-            all.outbox_entities += sessions_[slot].outbox.size();
+            const Outbox& outbox = sessions_[slot].outbox;
+            all.outbox_entities += outbox.size() + outbox.log.size();
         }
     }
     return all;

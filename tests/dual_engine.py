@@ -129,9 +129,11 @@ class DualEngine:
         numbers = self.reference.statistics(session)
         other = self.native.statistics(None if session is None else self._natives[session])
         assert other.keys() == numbers.keys()
-        assert {name: number for name, number in other.items() if name != "pairs"} == {
-            name: number for name, number in numbers.items() if name != "pairs"
-        }
+        for name, number in numbers.items():
+            if name == "outbox_entities":  # of the native engine's changes that nobody looked at yet each counts
+                assert other[name] >= number
+            elif name != "pairs":
+                assert other[name] == number, name
         return numbers
 
     def verify(self) -> None:

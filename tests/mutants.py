@@ -360,7 +360,7 @@ def _(whole: Function) -> Function:
 
 @fault("lets entities die late", ReferenceEngine, "expire")
 def _(whole: Function) -> Function:
-    return lambda self, now: whole(self, now - 0.5)
+    return lambda self, now, *deaths_max: whole(self, now - 0.5, *deaths_max)
 
 
 @fault("delays a revoked right by `max_hz`", Session, "space")

@@ -1,12 +1,17 @@
-"""The judge is judged: each broken engine of tests/mutants.py is found out, and the engine itself is not.
+"""The judge is judged: each broken engine of tests/mutants.py and tests/native_mutants.py is found out, and the engines
+themselves are not.
 
 Law: what finds a mutant is what a client could see. The engine's own invariants are not asked, for they may be broken
-together with it. The games are the same in every run; a mutant that survives them all is a hole in the tests.
+together with it; but for mutants of which clients see nothing. The games are the same in every run; a mutant that survives
+them all is a hole in the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import ctypes
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,12 +21,19 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from realtime.client.mirror import Mirror
 from realtime.config import LimitsConfig, PublishConfig
-from realtime.engine import Encoding, Settings, View
+from realtime.engine import Encoding, Engine, Settings, View
+from realtime.engine.choice import choose_engine
 from realtime.engine.reference import ReferenceEngine
 from realtime.geo import WORLD
 from realtime.updates import UpdateParser
+from tests import native_mutants
+from tests.conftest import COMPILER, ENGINES
 from tests.engine_machine import EngineMachine
+from tests.faulty_engine import NATIVE, FaultyEngine, build
 from tests.mutants import LOSES_THE_FIRST_OFFER, MUTANTS, Mutant
+from tests.native_mutants import ITSELF, NATIVE_MUTANTS, MakeEngine, NativeMutant
+
+pytestmark = pytest.mark.timeout(600)
 
 GAMES = settings(
     max_examples=300,
@@ -43,14 +55,22 @@ class Unexamined(ReferenceEngine):
         """Say nothing."""
 
 
-def play() -> tuple[int, AssertionError | None]:
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> FaultyEngine:
+    """A native engine that can be given faults."""
+    if COMPILER is None:
+        pytest.skip("there is no C++ compiler to build an engine with faults")
+    return build(tmp_path_factory.mktemp("faulty"))
+
+
+def play(make: MakeEngine) -> tuple[int, AssertionError | None]:
     """Play until the judge finds something wrong; return how many games that took, and what it said, or None."""
     games = 0
 
-    def make_engine(settings: Settings) -> Unexamined:
+    def make_engine(settings: Settings) -> Engine:
         nonlocal games
         games += 1
-        return Unexamined(settings)
+        return make(settings)
 
     class Machine(EngineMachine):
         pass
@@ -64,7 +84,14 @@ def play() -> tuple[int, AssertionError | None]:
 
 
 def test_the_engine_itself_survives() -> None:
-    games, error = play()
+    games, error = play(Unexamined)
+    assert error is None, error
+    assert games >= GAMES.max_examples
+
+
+def test_the_native_engine_itself_survives(faulty: FaultyEngine) -> None:
+    with ITSELF.applied(faulty) as make:
+        games, error = play(make)
     assert error is None, error
     assert games >= GAMES.max_examples
 
@@ -72,15 +99,56 @@ def test_the_engine_itself_survives() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
 def test_a_mutant_is_killed(mutant: Mutant) -> None:
     with mutant.applied():
-        games, error = play()
+        games, error = play(Unexamined)
     assert error is not None, f"an engine that {mutant.fault} survived {games} games"
     print(f"killed in game {games}: {error}")
+
+
+@pytest.mark.parametrize("mutant", NATIVE_MUTANTS, ids=lambda mutant: mutant.fault)
+def test_a_native_mutant_is_killed(mutant: NativeMutant, faulty: FaultyEngine) -> None:
+    with mutant.applied(faulty) as make:
+        games, error = play(make)
+    assert error is not None, f"a native engine that {mutant.fault} survived {games} games"
+    print(f"killed in game {games}: {error}")
+
+
+def points() -> set[str]:
+    """Where the native engine can be broken."""
+    return set(re.findall(r"FAULT\((\w+)\)", (NATIVE / "faults.h").read_text(encoding="utf-8")))
+
+
+def test_the_engines_are_given_the_same_faults() -> None:
+    assert {mutant.twin for mutant in NATIVE_MUTANTS} - {None} == {mutant.fault for mutant in MUTANTS}
+    assert {mutant.point for mutant in NATIVE_MUTANTS} - {""} == points()
+
+
+@pytest.mark.skipif("native" not in ENGINES, reason="the native engine was not built")
+def test_the_engine_that_is_shipped_can_be_given_none() -> None:
+    from realtime import _native
+
+    path = str(_native.__file__)
+    assert not hasattr(ctypes.CDLL(path), "realtime_break")
+    content = Path(path).read_bytes()
+    assert not [point for point in points() if point.encode() in content]
 
 
 def test_a_mutant_of_what_is_not_there_is_refused() -> None:
     mutant = Mutant("has a fault", ReferenceEngine, "_there_is_no_such_function", lambda whole: whole)
     with pytest.raises(AssertionError, match="would be no mutant"), mutant.applied():
         pass
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        NativeMutant("has a fault", None, "THERE_IS_NO_SUCH_POINT"),
+        NativeMutant("has a fault", None, seam=lambda engine: {"there_is_no_such_method": lambda self: None}),
+    ],
+    ids=["point", "method"],
+)
+def test_a_native_mutant_of_what_is_not_there_is_refused(mutant: NativeMutant, faulty: FaultyEngine) -> None:
+    with pytest.raises(AssertionError, match="would be no mutant"), mutant.applied(faulty) as make:
+        make(SETTINGS)
 
 
 def test_mutants_are_undone() -> None:
@@ -91,11 +159,14 @@ def test_mutants_are_undone() -> None:
         assert vars(mutant.owner)[mutant.attribute] is whole
 
 
+SETTINGS = Settings(100, 16_384, 64, 1 / 16, 3600.0, 100)
+
+
 class Wire:
     """One client, of which nothing is known but what it says: an engine, a session and the mirror at its other end."""
 
-    def __init__(self, features: list[dict[str, Any]], encoding: Encoding, *principals: str) -> None:
-        self.engine = ReferenceEngine(Settings(100, 16_384, 64, 1 / 16, 3600.0, 100))
+    def __init__(self, make: MakeEngine, features: list[dict[str, Any]], encoding: Encoding, *principals: str) -> None:
+        self.engine = make(SETTINGS)
         self.parser = UpdateParser(LimitsConfig(), PublishConfig())
         self.now = 1_700_000_000.0
         self.publish(*features)
@@ -130,6 +201,17 @@ def feature(id: str, lon: float, access: list[str] | None = None) -> dict[str, A
     return {"type": "Feature", "id": id, "geometry": geometry, "properties": {"n": 1}, "access": access}
 
 
+@pytest.fixture(params=ENGINES)
+def losing_one_offer(request: pytest.FixtureRequest) -> Iterator[MakeEngine]:
+    """What makes engines that lose one offer, of each kind."""
+    if request.param == "reference":
+        with LOSES_THE_FIRST_OFFER.applied():
+            yield ReferenceEngine
+    else:
+        with native_mutants.LOSES_THE_FIRST_OFFER.applied(request.getfixturevalue("faulty")) as make:
+            yield make
+
+
 @pytest.mark.parametrize("encoding", Encoding)
 @pytest.mark.parametrize(
     "change",
@@ -142,27 +224,27 @@ def feature(id: str, lon: float, access: list[str] | None = None) -> dict[str, A
     ],
     ids=["enter", "move", "patch", "denied", "deleted"],
 )
-def test_an_engine_that_loses_one_offer_is_found_by_check(change: dict[str, Any], encoding: Encoding) -> None:
+def test_an_engine_that_loses_one_offer_is_found_by_check(change: dict[str, Any], encoding: Encoding, losing_one_offer: MakeEngine) -> None:
     """The client knows nothing but its own mirror: the digest differs, and a refresh heals it."""
-    with LOSES_THE_FIRST_OFFER.applied():
-        wire = Wire([feature("a", 1), feature("b", 2), feature("c", 3, ["group:mine"])], encoding, "group:mine")
-        assert wire.agrees()
-        wire.publish(change)
-        wire.read()
-        assert not wire.agrees(), "what was lost is not missed"
-        wire.publish({"op": "move", "id": "b", "lon": 8, "lat": 8}, {"op": "patch", "id": "c", "properties": {"n": 3}})
-        wire.read()
-        assert wire.mirror.entities["c"]["properties"] == {"n": 3}
-        assert not wire.agrees(), "what arrives later hides what was lost"
-        wire.engine.refresh(wire.session, wire.now)
-        wire.read()
-        assert wire.agrees()
-        if change.get("access") is None:
-            assert list(wire.mirror.entities.values()) == [msgspec.json.decode(found) for found in wire.engine.search((WORLD,), 24.0, None)]
+    wire = Wire(losing_one_offer, [feature("a", 1), feature("b", 2), feature("c", 3, ["group:mine"])], encoding, "group:mine")
+    assert wire.agrees()
+    wire.publish(change)
+    wire.read()
+    assert not wire.agrees(), "what was lost is not missed"
+    wire.publish({"op": "move", "id": "b", "lon": 8, "lat": 8}, {"op": "patch", "id": "c", "properties": {"n": 3}})
+    wire.read()
+    assert wire.mirror.entities["c"]["properties"] == {"n": 3}
+    assert not wire.agrees(), "what arrives later hides what was lost"
+    wire.engine.refresh(wire.session, wire.now)
+    wire.read()
+    assert wire.agrees()
+    if change.get("access") is None:
+        assert list(wire.mirror.entities.values()) == [msgspec.json.decode(found) for found in wire.engine.search((WORLD,), 24.0, None)]
 
 
+@pytest.mark.usefixtures("engine_kind")
 def test_check_finds_nothing_where_nothing_is_lost() -> None:
-    wire = Wire([feature("a", 1), feature("b", 2)], Encoding.JSON)
+    wire = Wire(lambda settings: choose_engine("auto")[1](settings, 0), [feature("a", 1), feature("b", 2)], Encoding.JSON)
     for number in range(20):
         wire.publish(
             {"op": "move", "id": "ab"[number % 2], "lon": number, "lat": 0}, {"op": "patch", "id": "a", "properties": {"n": number}}

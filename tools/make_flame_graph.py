@@ -68,11 +68,12 @@ def fold(data: Path) -> Box:
         bottom.samples += 1
         box, before = bottom, ""
         for symbol, place in reversed(frames):
-            name = shorten(symbol)
-            if name == before or (name == "_PyEval_EvalFrameDefault" and box.name == name):
-                continue  # recursion of the interpreter says nothing
+            kind = kind_of(place, symbol)
+            name = "Python" if kind == "python" else shorten(symbol)  # the interpreter's own frames say nothing of whose code it runs
+            if name == before:
+                continue
             before = name
-            box = box.above.setdefault(name, Box(name, kind_of(place, symbol)))
+            box = box.above.setdefault(name, Box(name, kind))
             box.samples += 1
     return bottom
 

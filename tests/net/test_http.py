@@ -20,6 +20,7 @@ import httpx
 import pytest
 from uvicorn.server import ServerState
 
+import realtime.node
 from realtime.gateway import http
 from realtime.gateway.http import ApiServer, bind
 from realtime.gateway.http_connection import CONNECTIONS_PER_REQUEST
@@ -465,6 +466,7 @@ async def test_stop_lets_a_running_request_end() -> None:
 
 async def test_stop_does_not_wait_for_a_long_batch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(http, "STOP_S", 0.02)
+    monkeypatch.setattr(realtime.node, "SLICE_S", 0.0)  # so that a batch is long on any engine
     count = 100_000
     async with on_port() as (server, gate), connected(server) as (_, writer):
         body = json.dumps({"updates": [{"op": "delete", "id": f"{number}"} for number in range(count)]}).encode()
