@@ -17,34 +17,34 @@
 
 #define BROKEN(fault) ::realtime::is_broken(::realtime::Fault::fault)
 
-#define REALTIME_FAULTS_ALL(FAULT)          \
-    FAULT(SKIPS_THE_OLD_BOX)                \
-    FAULT(SKIPS_THE_NEW_BOX)                \
-    FAULT(LOSES_THE_HELD_VERSION)           \
-    FAULT(LOSES_OFFERS)                     \
-    FAULT(ANNOUNCES_WHAT_CAME_AND_WENT)     \
-    FAULT(INDEXES_ONE_BOX_OF_AN_ENTITY)     \
-    FAULT(INDEXES_ONE_BOX_OF_A_VIEW)        \
-    FAULT(OFFERS_NOTHING_WHEN_RIGHTS_CHANGE)\
-    FAULT(KEEPS_A_STALE_SAMPLE)             \
-    FAULT(KEEPS_THE_OLD_THRESHOLD)          \
-    FAULT(BELIEVES_ALL_OF_HAVE)             \
-    FAULT(TELLS_PATCHES_FROM_THE_LAST_VERSION) \
-    FAULT(TELLS_MOVES_ALONE)                \
-    FAULT(TELLS_A_CHANGED_KIND_BY_A_PATCH)  \
-    FAULT(TELLS_A_PATCH_ACROSS_A_DEATH)     \
-    FAULT(FORGETS_REMOVED_PROPERTIES)       \
-    FAULT(BELIEVES_STALE_PIECES)            \
-    FAULT(BELIEVES_A_PATCH_FOR_OTHERS)      \
-    FAULT(TELLS_LEAVES_LAST)                \
-    FAULT(LETS_HAVE_ASK)                    \
-    FAULT(BUMPS_THE_VERSION_OF_NOTHING)     \
-    FAULT(FORGETS_THE_SEEN_VERSION)         \
-    FAULT(NEVER_RENEWS_A_DEADLINE)          \
-    FAULT(DELAYS_WHAT_WAS_REVOKED)          \
-    FAULT(REMEMBERS_WHAT_A_FILTER_SAID)     \
-    FAULT(STAYS_PUBLIC)                     \
-    FAULT(LOSES_PINS)                       \
+#define REALTIME_FAULTS_ALL(FAULT)              \
+    FAULT(SKIPS_THE_OLD_BOX)                    \
+    FAULT(SKIPS_THE_NEW_BOX)                    \
+    FAULT(LOSES_THE_HELD_VERSION)               \
+    FAULT(LOSES_OFFERS)                         \
+    FAULT(ANNOUNCES_WHAT_CAME_AND_WENT)         \
+    FAULT(INDEXES_ONE_BOX_OF_AN_ENTITY)         \
+    FAULT(INDEXES_ONE_BOX_OF_A_VIEW)            \
+    FAULT(OFFERS_NOTHING_WHEN_RIGHTS_CHANGE)    \
+    FAULT(KEEPS_A_STALE_SAMPLE)                 \
+    FAULT(KEEPS_THE_OLD_THRESHOLD)              \
+    FAULT(BELIEVES_ALL_OF_HAVE)                 \
+    FAULT(TELLS_PATCHES_FROM_THE_LAST_VERSION)  \
+    FAULT(TELLS_MOVES_ALONE)                    \
+    FAULT(TELLS_A_CHANGED_KIND_BY_A_PATCH)      \
+    FAULT(TELLS_A_PATCH_ACROSS_A_DEATH)         \
+    FAULT(FORGETS_REMOVED_PROPERTIES)           \
+    FAULT(BELIEVES_STALE_PIECES)                \
+    FAULT(BELIEVES_A_PATCH_FOR_OTHERS)          \
+    FAULT(TELLS_LEAVES_LAST)                    \
+    FAULT(LETS_HAVE_ASK)                        \
+    FAULT(BUMPS_THE_VERSION_OF_NOTHING)         \
+    FAULT(FORGETS_THE_SEEN_VERSION)             \
+    FAULT(NEVER_RENEWS_A_DEADLINE)              \
+    FAULT(DELAYS_WHAT_WAS_REVOKED)              \
+    FAULT(REMEMBERS_WHAT_A_FILTER_SAID)         \
+    FAULT(STAYS_PUBLIC)                         \
+    FAULT(LOSES_PINS)                           \
     FAULT(FREES_GHOSTS_TOO_EARLY)
 
 namespace realtime {
