@@ -35,7 +35,9 @@ class NativeEngine:
 class Intake:
     """See `realtime.intake.Intake`."""
 
-    def __init__(self, engine: NativeEngine, read: Any, entity_bytes: int, entity_properties: int, default_access: Iterable[str]) -> None: ...
+    def __init__(
+        self, engine: NativeEngine, read: Any, entity_bytes: int, entity_properties: int, default_access: Iterable[str]
+    ) -> None: ...
     def take(self, items: Iterator[Any], verdicts: list[Any], now: float, allows: Any = None, is_over: Any = None) -> bool: ...
 
 # The small parts, for tests.
