@@ -600,7 +600,7 @@ void World::schedule(uint32_t slot, double now) {
     expiry.deadline = BROKEN(NEVER_RENEWS_A_DEADLINE) ? std::min(expiry.deadline, renewed) : renewed;
     if (expiry.deadline < expiry.queued) {
         expiry.queued = expiry.deadline;
-        deadlines_.push_back({expiry.deadline, entity.serial, slot});
+        deadlines_.push_back({expiry.deadline, std::string(entity.id()), entity.serial, slot});
         std::push_heap(deadlines_.begin(), deadlines_.end(), std::greater<Deadline>());
     }
 }
@@ -623,7 +623,7 @@ std::vector<uint32_t> World::due(double now, size_t deaths_max) {
         }
         expiry.queued = expiry.deadline;
         if (expiry.deadline < NEVER) {
-            deadlines_.push_back({expiry.deadline, entity.serial, first.slot});
+            deadlines_.push_back({expiry.deadline, first.id, entity.serial, first.slot});
             std::push_heap(deadlines_.begin(), deadlines_.end(), std::greater<Deadline>());
         }
     }

@@ -242,9 +242,12 @@ class World {
    private:
     struct Deadline {
         double due;
+        std::string id;  // of those with the same deadline the first by id dies first
         uint64_t serial;
         uint32_t slot;
-        bool operator>(const Deadline& other) const { return due != other.due ? due > other.due : serial > other.serial; }
+        bool operator>(const Deadline& other) const {
+            return due != other.due ? due > other.due : id != other.id ? id > other.id : serial > other.serial;
+        }
     };
     struct IdOf {
         const World* world;
