@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from realtime.engine import Engine, Settings
+from realtime.engine import Engine, Op, Settings, Update
+from realtime.engine.choice import choose_engine
 from realtime.engine.reference import ReferenceEngine
 from tests.conftest import ENGINES
 from tests.engine_machine import EngineMachine
@@ -42,3 +43,12 @@ if "native" in ENGINES:  # and where it was not built though there is a compiler
 
     TestNativeEngine = machine("Native", NativeEngine, 100)
     TestBothEngines = machine("Both", DualEngine, 200)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_tombstones_are_bounded(kind: Any) -> None:
+    engine = choose_engine(kind)[1](Settings(6, 16_384, 64, 0.1, 40.0, 5), 0)
+    for number in range(8):
+        engine.apply([Update(Op.DELETE, f"e{number}")], 1_700_000_000.0 + number)
+    assert engine.statistics()["tombstones"] == 5
+    assert engine.next_expiry() == 1_700_000_003.0 + 40, "the oldest were forgotten first"
