@@ -20,7 +20,6 @@ from libcpp.vector cimport vector
 
 from realtime.counters import Histogram
 from realtime.engine import Check as PyCheck
-from realtime.engine import Encoding as PyEncoding
 from realtime.engine import Verdict as PyVerdict
 from realtime.engine.digest import format_digest
 

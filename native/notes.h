@@ -60,7 +60,6 @@ class NotePool {
         chunk->next = free_;
         free_ = chunk;
     }
-    size_t bytes() const { return slabs_.size() * SLAB * sizeof(NoteChunk); }
 
    private:
     static constexpr size_t SLAB = 64;

@@ -9,6 +9,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -114,7 +115,7 @@ class Outbox {
 
     // nullptr, or what is wrong.
     const char* check() const {
-        SlotMap seen;
+        std::vector<uint32_t> slots;
         uint32_t fills = 0;
         for (uint32_t list = 0; list < 2; ++list) {
             uint32_t count = 0;
@@ -124,14 +125,15 @@ class Outbox {
                 }
                 ++count;
                 fills += entry->is_fill;
-                if (seen.find(entry->slot)) {
-                    return "an entity stands twice in an outbox";
-                }
-                seen.insert(entry->slot, 0);
+                slots.push_back(entry->slot);
             }
             if (count != count_[list]) {
                 return "the entries are miscounted";
             }
+        }
+        std::sort(slots.begin(), slots.end());
+        if (std::adjacent_find(slots.begin(), slots.end()) != slots.end()) {
+            return "an entity stands twice in an outbox";
         }
         return fills == fills_ ? nullptr : "the fills are miscounted";
     }

@@ -59,8 +59,6 @@ class Pieces {
     // The entity as a Feature in JSON, appended.
     static void put_feature(std::string& out, const Entity& entity);
 
-    size_t bytes() const { return BYTES; }
-
    private:
     struct Head {
         uint64_t version;  // wire

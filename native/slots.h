@@ -1,4 +1,4 @@
-// What numbers things: a pool whose members never move, a map from slot to number, and a table of ids.
+// What numbers things: a pool whose members never move, and a table of ids.
 //
 // Law: a slot is a small integer that is given again after it was freed; whoever keeps one across calls sees to it that
 // it is not freed meanwhile. Nothing here knows what the slots are for.
@@ -42,131 +42,12 @@ class SlotPool {
 
     // One more than the highest slot ever taken.
     uint32_t end() const { return end_; }
-    uint32_t taken() const { return end_ - static_cast<uint32_t>(free_.size()); }
 
    private:
     static constexpr uint32_t MASK = (1u << CHUNK_BITS) - 1;
     std::vector<std::unique_ptr<T[]>> chunks_;
     std::vector<uint32_t> free_;
     uint32_t end_ = 0;
-};
-
-// A map from slot to a number: open addressing with linear probing. An empty one that was never used has no memory.
-class SlotMap {
-   public:
-    struct Cell {
-        uint32_t slot;
-        uint32_t value;
-    };
-
-    uint32_t size() const { return size_; }
-    uint32_t capacity() const { return static_cast<uint32_t>(cells_.size()); }
-    size_t bytes() const { return cells_.capacity() * sizeof(Cell); }
-
-    // Returns the value's place, or nullptr.
-    uint32_t* find(uint32_t slot) {
-        if (cells_.empty()) {
-            return nullptr;
-        }
-        for (uint32_t at = home(slot);; at = (at + 1) & mask_) {
-            Cell& cell = cells_[at];
-            if (cell.slot == slot) {
-                return &cell.value;
-            }
-            if (cell.slot == NO_SLOT) {
-                return nullptr;
-            }
-        }
-    }
-    const uint32_t* find(uint32_t slot) const { return const_cast<SlotMap*>(this)->find(slot); }
-
-    void prefetch(uint32_t slot) const {
-        if (!cells_.empty()) {
-            __builtin_prefetch(&cells_[home(slot)], 1);
-        }
-    }
-
-    // `slot` must not be there. The value's place holds until the next change.
-    void insert(uint32_t slot, uint32_t value) {
-        if ((size_ + 1) * 3 > capacity() * 2) {
-            rehash(capacity() ? capacity() * 2 : 16);
-        }
-        put(slot, value);
-        ++size_;
-    }
-
-    void erase(uint32_t slot) {
-        uint32_t at = home(slot);
-        while (cells_[at].slot != slot) {
-            if (cells_[at].slot == NO_SLOT) {
-                return;
-            }
-            at = (at + 1) & mask_;
-        }
-        --size_;
-        // Move back what was pushed past the hole.
-        for (uint32_t next = (at + 1) & mask_; cells_[next].slot != NO_SLOT; next = (next + 1) & mask_) {
-            if (((next - home(cells_[next].slot)) & mask_) >= ((next - at) & mask_)) {
-                cells_[at] = cells_[next];
-                at = next;
-            }
-        }
-        cells_[at].slot = NO_SLOT;
-    }
-
-    void clear() {
-        if (size_) {
-            std::memset(static_cast<void*>(cells_.data()), 0xFF, cells_.size() * sizeof(Cell));
-            size_ = 0;
-        }
-    }
-
-    void release() {
-        cells_ = std::vector<Cell>();
-        size_ = 0;
-        mask_ = 0;
-    }
-
-    void reserve(uint32_t count) {
-        uint32_t wanted = 16;
-        while (count * 3ull > wanted * 2ull) {
-            wanted *= 2;
-        }
-        if (wanted > capacity()) {
-            rehash(wanted);
-        }
-    }
-
-   private:
-    uint32_t home(uint32_t slot) const { return (slot * 0x9E3779B1u) >> shift_; }
-
-    void put(uint32_t slot, uint32_t value) {
-        uint32_t at = home(slot);
-        while (cells_[at].slot != NO_SLOT) {
-            at = (at + 1) & mask_;
-        }
-        cells_[at] = {slot, value};
-    }
-
-    void rehash(uint32_t capacity) {
-        std::vector<Cell> old(capacity, Cell{NO_SLOT, 0});
-        old.swap(cells_);
-        mask_ = capacity - 1;
-        shift_ = 32;
-        for (uint32_t n = capacity; n > 1; n >>= 1) {
-            --shift_;
-        }
-        for (const Cell& cell : old) {
-            if (cell.slot != NO_SLOT) {
-                put(cell.slot, cell.value);
-            }
-        }
-    }
-
-    std::vector<Cell> cells_;
-    uint32_t size_ = 0;
-    uint32_t mask_ = 0;
-    uint32_t shift_ = 32;
 };
 
 // From an id to a slot. The ids themselves stay with the slots: `id_of(slot)` returns them.
@@ -261,7 +142,6 @@ class IdTable {
     }
 
     size_t size() const { return size_; }
-    size_t bytes() const { return cells_.capacity() * sizeof(Cell); }
 
    private:
     struct Cell {
