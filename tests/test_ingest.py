@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from realtime._native import Ingest
-from realtime._native import Lines as NativeLines
 
 from bench.workloads import City, entity_id
+from realtime._native import Ingest
+from realtime._native import Lines as NativeLines
 from realtime.config import LimitsConfig, PublishConfig
 from realtime.demo.world import Aircraft, town_feature, towns
 from realtime.engine import Op, Update

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec import Raw
+
 from realtime._native import Intake as NativeIntake
 from realtime._native import Lines as NativeLines
 from realtime._native import NativeEngine
-
 from realtime.config import Config, LimitsConfig
 from realtime.engine import Engine, Settings, Verdict
 from realtime.engine.reference import ReferenceEngine
