@@ -80,6 +80,23 @@ class Check(NamedTuple):
     pending: int  # entities in the outbox
 
 
+class FeedKind(IntEnum):
+    """Which changes are offered to a feed by themselves."""
+
+    LOCAL = 0  # what `apply` accepted, or found unchanged
+    ALL = 1  # that, what `merge` took over, and what a reload let die
+    ASKED = 2  # none: only what `merge` and `offer_all` are told to
+
+
+class Merged(NamedTuple):
+    """What became of the states of a batch."""
+
+    accepted: int
+    unchanged: int
+    stale: int
+    bad: int  # malformed, or with a value out of its bounds
+
+
 class Settings(NamedTuple):
     """The bounds an engine works within; their defaults stand in `realtime.config`."""
 
@@ -146,6 +163,43 @@ class Engine(Protocol):
 
     def next_expiry(self) -> float | None:
         """Return when `expire` will have something to do next."""
+
+    # Feeds: the outboxes of other nodes and of stores. What travels is a batch of whole states, see docs/nodes.md. A
+    # feed holds names; what it tells is the state at the moment of telling, so what happens in between is conflated.
+
+    def renumber(self, node_number: int) -> None:
+        """Give versions as the node of this number (0..4095) from now on."""
+
+    def open_feed(self, kind: FeedKind) -> int:
+        """Return a new feed, from 1 on; at most 8 at once, ValueError. A closed one's number may be given again."""
+
+    def close_feed(self, feed: int) -> None:
+        """Forget the feed and what is in it."""
+
+    def offer_all(self, feed: int) -> None:
+        """Offer every entity and every tombstone. What is in the feed already keeps its place."""
+
+    def feed_size(self, feed: int) -> int:
+        """Return how many entities are in the feed."""
+
+    def take_feed(self, feed: int, shards: int, bytes_max: int) -> list[bytes]:
+        """Take states out, first offered first, until they reach `bytes_max` bytes, and one at least if there is any.
+
+        Returns a batch for each shard, empty bytes where there is nothing for it; an entity's shard is
+        `fmix32(fnv1a32(id)) % shards`.
+        """
+
+    def merge(self, batch: bytes, now: float, feed: int = 0) -> Merged:
+        """Take over the states that are newer than what is known; offer all that are named to `feed`, if one is given."""
+
+    def begin_reload(self) -> None:
+        """Note from now on which entities `merge` and `apply` name."""
+
+    def end_reload(self, now: float, entities_max: int) -> bool:
+        """Let those of the next `entities_max` entities die that were not named since and are in no LOCAL feed.
+
+        True when all were looked at; then the reload is over.
+        """
 
     def statistics(self, session: int | None = None) -> dict[str, int | float]:
         """Return counts of everything held, or of what one session costs."""
