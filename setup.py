@@ -13,12 +13,22 @@ from setuptools.errors import BaseError, CCompilerError
 
 HERE = Path(__file__).parent
 SOURCES = [
+    "canonical",
+    "geometries",
+    "states",
+    "batches",
+    "content",
     "world",
+    "world_states",
+    "world_deaths",
+    "world_check",
+    "feeds",
     "pieces",
     "engine",
     "engine_views",
     "engine_flush",
     "engine_looking",
+    "engine_feeds",
     "filters",
     "filter_compiler",
     "json",

@@ -17,6 +17,7 @@ COMMANDS = {
     "yardstick": ("bench.yardstick", "frames a second against a bare send() loop on as many sockets"),
     "load": ("bench.load", "a server under load from native clients: deltas/s, latency, mirrors compared"),
     "capacity": ("bench.capacity", "what this machine carries: the knee in viewers, changes/s and deltas/s"),
+    "nodes": ("bench.nodes", "two nodes over one Valkey: throughput, latency, starting on a full store"),
     "memory": ("bench.memory", "what an idle connection costs"),
     "compare": ("bench.compare", "the same workload against the replaced design, NATS, Tile38 and the reference engine"),
     "city": ("bench.city", "a thousand viewers of one city, every mirror compared with brute force"),

@@ -12,7 +12,7 @@ import msgspec
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.string cimport string
 from libcpp.string_view cimport string_view
@@ -20,11 +20,13 @@ from libcpp.vector cimport vector
 
 from realtime.counters import Histogram
 from realtime.engine import Check as PyCheck
+from realtime.engine import Merged as PyMerged
 from realtime.engine import Verdict as PyVerdict
 from realtime.engine.digest import format_digest
 
 include "ingest.pxi"
 include "parts.pxi"
+include "states.pxi"
 
 cdef extern from "types.h" namespace "realtime" nogil:
     ctypedef enum Verdict "realtime::Verdict":
@@ -96,6 +98,13 @@ cdef extern from "engine.h" namespace "realtime" nogil:
         uint64_t principals
         uint64_t access_sets
         uint64_t filters
+        uint64_t feeds
+
+    cdef cppclass Merged:
+        uint64_t accepted
+        uint64_t unchanged
+        uint64_t stale
+        uint64_t bad
 
     cdef cppclass Engine:
         Engine(const Settings& settings, uint64_t node_number) except +
@@ -118,6 +127,15 @@ cdef extern from "engine.h" namespace "realtime" nogil:
         Explanation explain(uint64_t session, string_view id) except +
         SessionStatistics session_statistics "statistics"(uint64_t session) except +
         Statistics statistics() except +
+        void renumber(uint64_t node_number) except +
+        uint32_t open_feed(FeedKind kind) except +
+        void close_feed(uint32_t feed) except +
+        void offer_all(uint32_t feed) except +
+        size_t feed_size(uint32_t feed) except +
+        vector[Batch]& take_feed(uint32_t feed, size_t shards, size_t bytes_max) except +
+        Merged merge(string_view batch, double now, uint32_t feed) except +
+        void begin_reload()
+        cbool end_reload(double now, size_t entities_max) except +
         uint64_t lag_count(size_t bound)
         double lag_sum()
         string verify() except +
@@ -196,6 +214,38 @@ cdef class NativeEngine:
     def next_expiry(self):
         cdef double next = self.engine.next_expiry()
         return None if next == NEVER else next
+
+    # Other nodes and stores
+
+    def renumber(self, int64_t node_number):
+        self.engine.renumber(<uint64_t>node_number)
+
+    def open_feed(self, kind):
+        return self.engine.open_feed(<FeedKind><int>kind)
+
+    def close_feed(self, uint32_t feed):
+        self.engine.close_feed(feed)
+
+    def offer_all(self, uint32_t feed):
+        self.engine.offer_all(feed)
+
+    def feed_size(self, uint32_t feed):
+        return self.engine.feed_size(feed)
+
+    def take_feed(self, uint32_t feed, size_t shards, size_t bytes_max):
+        cdef vector[Batch]* batches = &self.engine.take_feed(feed, shards, bytes_max)
+        cdef size_t shard
+        return [bytes_of(batches.at(shard).bytes()) for shard in range(batches.size())]
+
+    def merge(self, bytes batch not None, double now, uint32_t feed=0):
+        cdef Merged merged = self.engine.merge(ingest_view_of(batch), now, feed)
+        return PyMerged(merged.accepted, merged.unchanged, merged.stale, merged.bad)
+
+    def begin_reload(self):
+        self.engine.begin_reload()
+
+    def end_reload(self, double now, size_t entities_max):
+        return self.engine.end_reload(now, entities_max)
 
     # Changes of what a session may see
 
@@ -315,6 +365,7 @@ cdef class NativeEngine:
             "sessions": all.sessions,
             "outbox_entities": all.outbox_entities,
             "pairs": all.pairs,
+            "feeds": all.feeds,
         }
 
     def verify(self):

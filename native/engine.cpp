@@ -28,6 +28,10 @@ Verdict Engine::apply(const Update& update, double now) {
     gate(std::isfinite(now), "now: a finite number");
     gate(update.op != Op::UPSERT || update.geometry.box_count, "an upsert names everything");
     const Change change = world_.apply(update, now);
+    if (change.verdict <= Verdict::UNCHANGED) {
+        offer(update.id, change.slot, feeds_.for_applied());
+        name(change.slot);
+    }
     if (change.is_changed) {
         match(change, now);
         world_.settle(change);
@@ -35,9 +39,10 @@ Verdict Engine::apply(const Update& update, double now) {
     return change.verdict;
 }
 
-void Engine::hint(std::string_view id) {
+void Engine::hint(std::string_view id) { hint(IdTable::hash_of(id)); }
+
+void Engine::hint(uint64_t hash) {
     const auto before = [&](uint64_t steps) -> Hint& { return hints_[(hints_given_ - steps) % hints_.size()]; };
-    const uint64_t hash = IdTable::hash_of(id);
     before(0) = {hash, NO_SLOT};
     world_.prefetch_id(hash);
     Hint& second = before(2);

@@ -19,11 +19,13 @@
 #include <unordered_map>
 #include <vector>
 
+#include "feeds.h"
 #include "filters.h"
 #include "outbox.h"
 #include "pieces.h"
 #include "rtree.h"
 #include "slots.h"
+#include "states.h"
 #include "types.h"
 #include "world.h"
 
@@ -65,7 +67,11 @@ struct SessionStatistics {
 };
 
 struct Statistics {
-    uint64_t entities, tombstones, sessions, outbox_entities, pairs, ghosts, principals, access_sets, filters;
+    uint64_t entities, tombstones, sessions, outbox_entities, pairs, ghosts, principals, access_sets, filters, feeds;
+};
+
+struct Merged {
+    uint64_t accepted = 0, unchanged = 0, stale = 0, bad = 0;
 };
 
 class Engine {
@@ -101,6 +107,19 @@ class Engine {
     double next_due();
     // Appends the next delta to `out`; false: there is nothing to say.
     bool drain(uint64_t session, size_t budget, double now, std::string& out);
+
+    // Feeds; see feeds.h. Naming one that is not open throws std::out_of_range, a number of more than NODE_NUMBERS and a
+    // feed more than there may be std::invalid_argument.
+    void renumber(uint64_t node_number);
+    uint32_t open_feed(FeedKind kind);
+    void close_feed(uint32_t feed);
+    void offer_all(uint32_t feed);
+    size_t feed_size(uint32_t feed) const;
+    // The batches are good until the next call.
+    std::vector<Batch>& take_feed(uint32_t feed, size_t shards, size_t bytes_max);
+    Merged merge(std::string_view batch, double now, uint32_t feed);
+    void begin_reload();
+    bool end_reload(double now, size_t entities_max);
 
     // False while a reset is on its way.
     bool check(uint64_t session, Check& check);
@@ -174,6 +193,12 @@ class Engine {
         double since = 0.0;
     };
 
+    // A living entity, and which life of its slot that is.
+    struct Standing {
+        uint64_t serial;
+        uint32_t slot;
+    };
+
     struct Turn {
         const View* view = nullptr;
         const uint32_t* rights = nullptr;
@@ -191,6 +216,13 @@ class Engine {
     Session* find_session(uint64_t number) const;
     Session& session_of(uint64_t number) const;
 
+    void hint(uint64_t id_hash);
+    void take_over(const State& state, double now, FeedMask asked, Merged& merged);
+    void offer(std::string_view id, uint32_t slot, FeedMask feeds);
+    void offer(uint32_t slot, FeedMask feeds);
+    void name(uint32_t slot);
+    void gate_feed(uint32_t feed) const;
+    void line_up(std::vector<Standing>& line) const;
     void match(const Change& change, double now);
     void place(uint32_t slot);
     void count(Session& session, const Change& change, bool& was, bool& is);
@@ -283,6 +315,13 @@ class Engine {
     };
     std::array<Hint, 16> hints_{};
     uint64_t hints_given_ = 0;
+
+    Feeds feeds_;
+    std::vector<Batch> batches_;
+    uint32_t reload_ = 0;  // counts reloads; entities say in which they were named last
+    bool is_reloading_ = false, is_lined_up_ = false;
+    std::vector<Standing> line_;  // those that a reload has to look at, and how far it is
+    size_t looked_at_ = 0;
 
     // Memory of a single call, kept for the next one.
     PropertyReader reader_, old_reader_;  // of the change that is being matched

@@ -121,7 +121,7 @@ SessionStatistics Engine::statistics(uint64_t number) {
 
 Statistics Engine::statistics() const {
     Statistics all{world_.alive(), world_.tombstone_count(), sessions_open_, 0, pairs_, world_.ghosts(), world_.rights().principal_count(),
-                   world_.rights().set_count(), filters_.size()};
+                   world_.rights().set_count(), filters_.size(), feeds_.size()};
     for (uint32_t slot = 0; slot < sessions_.end(); ++slot) {
         if (sessions_[slot].is_open) {
             const Outbox& outbox = sessions_[slot].outbox;
@@ -201,8 +201,11 @@ std::string Engine::verify() {
             return "the uses of a filter are miscounted";
         }
     }
+    if (const char* wrong = feeds_.check(world_)) {
+        return wrong;
+    }
     for (uint32_t slot = 0; slot < world_.slots(); ++slot) {
-        if (world_[slot].pins != pins[slot]) {
+        if (world_[slot].pins != pins[slot] + (world_[slot].feeds ? 1 : 0)) {
             return "the pins of an entity are miscounted";
         }
     }

@@ -19,6 +19,7 @@ class Rights {
    public:
     static constexpr uint32_t PUBLIC = 0;      // the principal
     static constexpr uint32_t PUBLIC_SET = 0;  // the set of it alone
+    static constexpr char END = '\xFF';        // of a name within a key: no UTF-8 has it
 
     Rights() {
         const std::string_view everybody[] = {"public"};
@@ -43,7 +44,7 @@ class Rights {
         key_.clear();
         for (size_t n = 0; n < count; ++n) {
             key_.append(names[n]);
-            key_.push_back('\0');
+            key_.push_back(END);
         }
         const auto found = by_key_.find(key_);
         if (found != by_key_.end()) {
@@ -74,11 +75,28 @@ class Rights {
         std::string key;
         for (size_t n = 0; n < count; ++n) {
             key.append(names[n]);
-            key.push_back('\0');
+            key.push_back(END);
         }
         const auto found = by_key_.find(key);
         return found == by_key_.end() ? 0xFFFFFFFFu : found->second;
     }
+
+    // Whether the set is the one of these principals, sorted by bytes and distinct.
+    bool is(uint32_t set, const std::string_view* names, size_t count) const {
+        std::string_view key = key_of(set);
+        for (size_t n = 0; n < count; ++n) {
+            const size_t bytes = names[n].size();
+            if (key.size() <= bytes || key[bytes] != END || key.compare(0, bytes, names[n]) != 0) {
+                return false;
+            }
+            key.remove_prefix(bytes + 1);
+        }
+        return key.empty();
+    }
+
+    // The names of a set in the order of their bytes, each with an END behind it.
+    std::string_view key_of(uint32_t set) const { return sets_[set].key->first; }
+    size_t size_of(uint32_t set) const { return sets_[set].principals.size(); }
 
     bool is_public(uint32_t set) const { return sets_[set].is_public; }
     void keep(uint32_t set) { ++sets_[set].references; }

@@ -50,7 +50,8 @@ class SlotPool {
     uint32_t end_ = 0;
 };
 
-// From an id to a slot. The ids themselves stay with the slots: `id_of(slot)` returns them.
+// From an id to a slot. The ids themselves stay with the slots: `id_of(slot)` returns them. Of each the table keeps half
+// of the hash, which says where it belongs: neither growing nor erasing looks at an id.
 class IdTable {
    public:
     static uint64_t hash_of(std::string_view id) {
@@ -75,7 +76,7 @@ class IdTable {
     // Ask for the memory that `find` reads first.
     void prefetch(uint64_t hash) const {
         if (!cells_.empty()) {
-            __builtin_prefetch(&cells_[hash & mask_]);
+            __builtin_prefetch(&cells_[tag_of(hash) & mask_]);
         }
     }
 
@@ -84,8 +85,9 @@ class IdTable {
         if (cells_.empty()) {
             return NO_SLOT;
         }
-        for (size_t at = hash & mask_;; at = (at + 1) & mask_) {
-            if (cells_[at].slot == NO_SLOT || cells_[at].tag == static_cast<uint32_t>(hash >> 32)) {
+        const uint32_t tag = tag_of(hash);
+        for (size_t at = tag & mask_;; at = (at + 1) & mask_) {
+            if (cells_[at].slot == NO_SLOT || cells_[at].tag == tag) {
                 return cells_[at].slot;
             }
         }
@@ -96,8 +98,8 @@ class IdTable {
         if (cells_.empty()) {
             return NO_SLOT;
         }
-        const uint32_t tag = static_cast<uint32_t>(hash >> 32);
-        for (size_t at = hash & mask_;; at = (at + 1) & mask_) {
+        const uint32_t tag = tag_of(hash);
+        for (size_t at = tag & mask_;; at = (at + 1) & mask_) {
             const Cell& cell = cells_[at];
             if (cell.slot == NO_SLOT) {
                 return NO_SLOT;
@@ -108,31 +110,29 @@ class IdTable {
         }
     }
 
-    template <class IdOf>
-    void insert(uint32_t slot, uint64_t hash, IdOf&& id_of) {
+    void insert(uint32_t slot, uint64_t hash) {
         if ((size_ + 1) * 3 > cells_.size() * 2) {
             std::vector<Cell> old(cells_.empty() ? 64 : cells_.size() * 2, Cell{NO_SLOT, 0});
             old.swap(cells_);
             mask_ = cells_.size() - 1;
             for (const Cell& cell : old) {
                 if (cell.slot != NO_SLOT) {
-                    put(cell.slot, hash_of(id_of(cell.slot)));
+                    put(cell);
                 }
             }
         }
-        put(slot, hash);
+        put({slot, tag_of(hash)});
         ++size_;
     }
 
-    template <class IdOf>
-    void erase(uint32_t slot, uint64_t hash, IdOf&& id_of) {
-        size_t at = hash & mask_;
+    void erase(uint32_t slot, uint64_t hash) {
+        size_t at = tag_of(hash) & mask_;
         while (cells_[at].slot != slot) {
             at = (at + 1) & mask_;
         }
         --size_;
         for (size_t next = (at + 1) & mask_; cells_[next].slot != NO_SLOT; next = (next + 1) & mask_) {
-            const size_t home = hash_of(id_of(cells_[next].slot)) & mask_;
+            const size_t home = cells_[next].tag & mask_;
             if (((next - home) & mask_) >= ((next - at) & mask_)) {
                 cells_[at] = cells_[next];
                 at = next;
@@ -154,12 +154,14 @@ class IdTable {
         return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
     }
 
-    void put(uint32_t slot, uint64_t hash) {
-        size_t at = hash & mask_;
+    static uint32_t tag_of(uint64_t hash) { return static_cast<uint32_t>(hash >> 32); }
+
+    void put(const Cell& cell) {
+        size_t at = cell.tag & mask_;
         while (cells_[at].slot != NO_SLOT) {
             at = (at + 1) & mask_;
         }
-        cells_[at] = {slot, static_cast<uint32_t>(hash >> 32)};
+        cells_[at] = cell;
     }
 
     std::vector<Cell> cells_;

@@ -12,10 +12,12 @@
 #include <string_view>
 #include <vector>
 
-#include "filters.h"
+#include "content.h"
+#include "feeds.h"
 #include "hash.h"
 #include "rights.h"
 #include "slots.h"
+#include "states.h"
 #include "types.h"
 
 namespace realtime {
@@ -23,7 +25,6 @@ namespace realtime {
 constexpr uint64_t VERSION_MAX = (uint64_t{1} << 53) - (uint64_t{1} << 32);
 constexpr double VERSION_EPOCH_S = 1577836800.0;  // 2020-01-01T00:00:00Z
 constexpr uint64_t NODE_NUMBERS = 4096;
-constexpr size_t REMOVED_MAX = 64;  // removed properties remembered per entity, for patches
 constexpr size_t KNOWN_MAX = 8;    // wire versions remembered per entity: which versions of a client's `have` can be believed
 constexpr double NEVER = std::numeric_limits<double>::infinity();
 
@@ -34,50 +35,6 @@ struct Settings {
     double flush_interval_s;
     double tombstone_s;
     uint64_t tombstones_max;
-};
-
-// A property within a Content: `"name":json` stands at `at`.
-struct Property {
-    uint64_t version;  // the wire version that last changed it
-    uint32_t at;
-    uint32_t name_bytes;  // with its quotes
-    uint32_t json_bytes;
-    bool is_escaped;  // the name has a backslash in it
-};
-
-// A removed property: its name as JSON, and the version that removed it.
-struct Removed {
-    uint64_t version;
-    uint32_t at;
-    uint32_t name_bytes;
-};
-
-// Id, kind and properties of an entity in one block of memory, never changed: what comes next is another one.
-class alignas(Property) Content {
-   public:
-    std::string_view id() const { return {data(), id_bytes_}; }
-    std::string_view kind() const { return {data() + id_bytes_, kind_bytes_}; }
-    // `"a":1,"b":2`, without the braces.
-    std::string_view properties() const { return {data() + id_bytes_ + kind_bytes_, properties_bytes_}; }
-    size_t property_count() const { return property_count_; }
-    const Property* begin() const { return reinterpret_cast<const Property*>(this + 1); }
-    const Property* end() const { return begin() + property_count_; }
-    size_t removed_count() const { return removed_count_; }
-    const Removed* removed() const { return reinterpret_cast<const Removed*>(end()); }
-    std::string_view name(const Property& property) const { return {data() + property.at, property.name_bytes}; }
-    std::string_view json(const Property& property) const { return {data() + property.at + property.name_bytes + 1, property.json_bytes}; }
-    std::string_view name(const Removed& removed) const { return {data() + removed.at, removed.name_bytes}; }
-
-   private:
-    friend class ContentDraft;
-    Content() = default;
-    const char* data() const { return reinterpret_cast<const char*>(removed() + removed_count_); }
-
-    uint16_t id_bytes_ = 0;
-    uint16_t kind_bytes_ = 0;
-    uint16_t property_count_ = 0;
-    uint16_t removed_count_ = 0;
-    uint32_t properties_bytes_ = 0;
 };
 
 struct Expiry {
@@ -93,7 +50,7 @@ struct Known {
     uint64_t versions[1];
 };
 
-// A slot of the world: an entity, or the mere id of one that died and that outboxes still speak of.
+// A slot of the world: an entity, or the mere id of one that died and that outboxes or feeds still speak of.
 struct Entity {
     // What matching and draining read.
     uint64_t wire = 0;               // the version of the last change that a client could see
@@ -101,14 +58,16 @@ struct Entity {
     uint64_t move_since = 0;         // the oldest wire version since which only the coordinates of a Point changed
     uint32_t pieces[2] = {0, 0};     // where its move or patch may be, by encoding: see pieces.h
     uint32_t access = 0;
-    uint32_t pins = 0;  // what speaks of it in outboxes
+    uint32_t pins = 0;  // what speaks of it in outboxes; all feeds together are one
     bool is_alive = false;
     bool is_public = false;  // everybody may see it
     bool is_point = false;   // a Point of two coordinates
     bool by_publisher = false;  // the publisher counts this entity's versions
     uint8_t box_count = 0;
+    FeedMask feeds = 0;       // those that it is in: see feeds.h
     uint16_t text_bytes = 0;  // of `inline_text`; 0: the text is on the heap
     uint32_t place = 0;       // scratch of whoever set the mark
+    uint32_t named = 0;       // the reload in which `apply` or `merge` named it last
     uint64_t mark = 0;        // scratch: what it was seen by last
     // What is needed less often.
     uint64_t seen = 0;  // the newest accepted version
@@ -144,27 +103,12 @@ struct Entity {
 struct Tombstone {
     std::string id;
     uint64_t seen = 0;
-    double died = 0.0;
+    double died = 0.0;    // wherever that was; all nodes tell the same
+    double buried = 0.0;  // when this engine learned of it; it is remembered so long from then on
     uint32_t access = 0;  // who could see it: nobody else may learn that it was there
     bool by_publisher = false;
     bool is_expired = false;  // it was not deleted
-    uint32_t older = NO_SLOT, newer = NO_SLOT;  // the list of all, by death
-};
-
-// The properties of a Content, as a filter reads them; a number is parsed once, however many filters ask for it.
-class PropertyReader {
-   public:
-    void read(const Content* content) {
-        content_ = content;
-        parsed_ = 0;
-    }
-    static bool find(const void* reader, std::string_view name, Value* value);
-
-   private:
-    static constexpr size_t MEMO = 64;
-    const Content* content_ = nullptr;
-    uint64_t parsed_ = 0;
-    Value values_[MEMO];
+    uint32_t older = NO_SLOT, newer = NO_SLOT;  // the list of all, by burial
 };
 
 // An entity as it was before a change, as far as views can tell.
@@ -196,6 +140,17 @@ class World {
 
     // Applies one update. If `is_changed`, `settle` must follow once the change has been matched.
     Change apply(const Update& update, double now);
+    // Takes over a state that another node tells, if it is newer than what is known; the higher seen version wins whole.
+    // False: it is malformed or out of its bounds, and nothing was done. If `is_changed`, `settle` must follow. The slot is
+    // NO_SLOT if there is none.
+    bool merge(const State& state, double now, Change& change);
+    // Writes the state of whatever has that slot: of the living, the remembered, or the unknown. Returns its bytes.
+    size_t tell(uint32_t slot, Batch& out) const;
+    // Lets a living entity die that is nowhere else, in the version that it has. `settle` must follow.
+    Change let_die(uint32_t slot, double now);
+    // Versions are given as this node from now on.
+    void renumber(uint64_t node_number) { node_number_ = node_number; }
+
     // The slots of the entities whose deadline has come, at most so many, earliest first, then by id.
     std::vector<uint32_t> due(double now, size_t deaths_max);
     // Lets one of them die. `settle` must follow.
@@ -217,6 +172,7 @@ class World {
     void prefetch_id(uint64_t hash) const { ids_.prefetch(hash); }
     uint32_t prefetch_entity(uint64_t hash) const;
     void prefetch_content(uint32_t slot) const;
+    void prefetch_slot(uint32_t slot) const;
 
     // A slot for an id, alive or not, that stays until it is unpinned as often.
     uint32_t pin(std::string_view id);
@@ -231,6 +187,13 @@ class World {
     Rights& rights() { return rights_; }
     const Rights& rights() const { return rights_; }
     size_t alive() const { return alive_; }
+    // The ids of all tombstones, first buried first.
+    template <class Visit>
+    void visit_tombstones(Visit&& visit) const {
+        for (uint32_t slot = oldest_tombstone_; slot != NO_SLOT; slot = tombstones_[slot].newer) {
+            visit(std::string_view(tombstones_[slot].id));
+        }
+    }
     size_t tombstone_count() const { return tombstone_ids_.size(); }
     uint32_t slots() const { return entities_.end(); }
     // Ghosts: slots of the dead that are pinned.
@@ -264,19 +227,23 @@ class World {
     bool is_too_big(const Content* content, const Geometry& geometry, Verdict& verdict) const;
     Verdict create(const Update& update, uint64_t version, uint64_t hash, uint32_t& slot);
     Verdict alter(const Update& update, uint64_t version, Change& change);
-    Content* next_content(const Entity& entity, const Update& update, uint64_t version, uint64_t& dropped);
+    bool read_parts(const State& state, const Entity* entity, Update& update);
+    void bury_told(const State& state, bool is_expired, double died, double now, uint32_t dead, Change& change);
     void set_unseen(Entity& entity, const Update& update);
     void set_geometry(Entity& entity, const Geometry& geometry);
     void clear_geometry(Entity& entity);
     void remember(Entity& entity, Before& before) const;
     void know(Entity& entity, uint64_t version);
-    void schedule(uint32_t slot, double now);
+    void schedule(uint32_t slot, double deadline);
+    bool is_owed(const Tombstone& tombstone) const;
+    const char* check_entity(const Entity& entity) const;
     void die(uint32_t slot, Change& change);
-    void bury(std::string_view id, uint64_t hash, uint64_t seen, bool by_publisher, bool is_expired, double now, uint32_t access);
+    void bury(std::string_view id, uint64_t hash, uint64_t seen, bool by_publisher, bool is_expired, double died, double now,
+              uint32_t access);
     void remove_tombstone(uint32_t slot, uint64_t hash);
 
     const Settings settings_;
-    const uint64_t node_number_;
+    uint64_t node_number_;
     Rights rights_;
     SlotPool<Entity> entities_;
     IdTable ids_;  // of the living and of the ghosts
@@ -286,7 +253,9 @@ class World {
     IdTable tombstone_ids_;
     uint32_t oldest_tombstone_ = NO_SLOT, newest_tombstone_ = NO_SLOT;
     std::vector<Deadline> deadlines_;  // a heap; an entity stands in it at or before its deadline
-    std::string names_;                // of an update's properties, as JSON; reused
+    ContentMaker maker_;
+    PropertiesReader properties_;           // of the state that is being merged
+    std::vector<std::string_view> access_;  // of it
 };
 
 // Whether version `version` is the present one or one of the last before.

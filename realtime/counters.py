@@ -47,6 +47,10 @@ class Counters:
 
     def __init__(self) -> None:
         self.updates: Counter[str] = Counter()  # accepted, unchanged, stale, rejected
+        self.states: Counter[str] = Counter()  # told by other nodes or a store: accepted, unchanged, stale, bad
+        self.bus: Counter[str] = Counter()  # entries and bytes that went over the bus, by name
+        self.troubles: Counter[str] = Counter()  # with Redis or a file, by class
+        self.bus_lag_s = 0.0  # between the writing and the merging of the entry read last, by the clocks of two machines
         self.rejected: Counter[str] = Counter()  # updates and messages by error code
         self.closed: Counter[int] = Counter()  # connections by close code; 0: any that is not in the table
         self.events: Counter[str] = Counter()  # what the connections and the API met, by name

@@ -16,6 +16,11 @@ from typing import Any, Self
 
 import msgspec
 
+from realtime.cluster.cluster import Cluster
+from realtime.cluster.file import new_world_file
+from realtime.cluster.hub import Hub
+from realtime.cluster.join import Join
+from realtime.cluster.workers import Place
 from realtime.config import Config
 from realtime.counters import Counters
 from realtime.engine.filters import parse_filter
@@ -24,6 +29,7 @@ from realtime.gateway.api import make_app
 from realtime.gateway.flush import Flusher
 from realtime.gateway.http import ApiServer
 from realtime.gateway.identity import Identity, configured
+from realtime.gateway.others import PROCESS, answer
 from realtime.gateway.public import pages
 from realtime.gateway.session import Gate
 from realtime.gateway.websocket import Listener, listen
@@ -41,7 +47,8 @@ class Server:
     `config.http.enabled = False` leaves the API port closed; `asgi` serves the same routes inside another app.
     """
 
-    def __init__(self, config: Config | None = None, *, identity: Identity | None = None) -> None:
+    def __init__(self, config: Config | None = None, *, identity: Identity | None = None, place: Place | None = None) -> None:
+        """`place` is for the processes of `realtime serve --workers`; raises `ConfigError` for settings that cannot be used."""
         self.config = config or Config()
         self.counters = Counters()
         self.node = Node(self.config, self.counters)
@@ -50,7 +57,14 @@ class Server:
         self._flusher: Flusher | None = None
         self._listener: Listener | None = None
         self._api: ApiServer | None = None
+        self._cluster = Cluster(self.node, self.config) if self.config.redis.url else None
+        self._file = new_world_file(self.node, self.config) if place is None or place.is_hub else None
         self._lag_timer: asyncio.TimerHandle | None = None
+        self._place = place
+        self._hub: Hub | None = None
+        self._join: Join | None = None
+        if place is not None:
+            self.node.set_clock(place.clock_offset_s)
 
     # Publishing and asking, in process
 
@@ -114,24 +128,50 @@ class Server:
         await self.stop()
 
     async def start(self) -> None:
-        """Open the ports. Raises OSError where one cannot be bound; nothing is left open then."""
+        """Open the API's port, get the world from where it is kept, and open the port for viewers.
+
+        Raises OSError where a port cannot be bound or the file of `store.path` cannot be used; nothing is left open then.
+        """
         self._flusher = Flusher(self.node)
         self._gate = Gate(self.node, self._flusher, self._identity)
         try:
+            if self._file is not None:  # before anybody can publish to a world that is not there yet, or is told its id
+                await self._file.start()
+            if self._place is not None:
+                await self._take_place(self._place, self._gate)
+            if self.config.http.enabled:
+                self._api = ApiServer(self._gate)
+                await self._api.start(self.config)
+            if self._cluster is not None:
+                await self._cluster.start()
+            if self._hub is not None:
+                self._hub.open()
             found = pages(self.config.server)
             self._listener = await listen(
                 self.config,
                 self._gate.new_session,
                 public_get=lambda path, _: found.get(path),
                 count=self.counters.count,
+                is_shared=self._place is not None,
             )
-            if self.config.http.enabled:
-                self._api = ApiServer(self._gate)
-                await self._api.start(self.config)
         except BaseException:
             await self.stop()
             raise
         self._watch_loop(asyncio.get_running_loop().time())
+
+    async def _take_place(self, place: Place, gate: Gate) -> None:
+        """Be one of several processes on this machine; return when the world that the others hold is here."""
+        if place.is_hub:
+            gate.others = self._hub = Hub(self.node, place)
+            await self._hub.start()
+        else:
+            self._join = Join(self.node, place, PROCESS, lambda what, argument: answer(gate, place.number, what, argument))
+            await self._join.start()
+
+    def set_holders(self, numbers: Iterable[int]) -> None:
+        """Note which of the other processes still hold the world that this one waits for."""
+        if self._hub is not None:
+            self._hub.set_holders(numbers)
 
     async def drain(self, is_enough: Callable[[], bool] = lambda: False) -> None:
         """Ask the clients to go, for up to `drain_s` or until `is_enough()` is true, then close those that are left."""
@@ -161,6 +201,14 @@ class Server:
             for task in list(self._gate.tasks):
                 task.cancel()
             await asyncio.gather(*self._gate.tasks, return_exceptions=True)
+        if self._cluster is not None:
+            await self._cluster.stop()
+        for part in (self._hub, self._join):
+            if part is not None:
+                await part.stop()
+        self._hub = self._join = None
+        if self._file is not None:
+            await self._file.close()
         if self._flusher is not None:
             self._flusher.close()
         self.node.close()

@@ -1,8 +1,8 @@
 """Drives an engine, the brute-force model and the Python mirror together, by random operations.
 
-`EngineMachine` is a hypothesis state machine; tests/test_engine.py runs it on every engine, tests/test_mutants.py on
-broken ones. After every step the engine's own invariants are checked, after every frame the promises, and whenever all
-is quiet each mirror must be what brute force says.
+`EngineMachine` is a hypothesis state machine of one world and its sessions; tests/nodes_machine.py adds other nodes to it.
+tests/test_engine.py runs the whole on every engine, tests/test_mutants.py on broken ones. After every step the engine's own
+invariants are checked, after every frame the promises, and whenever all is quiet each mirror must be what brute force says.
 
 Law: an engine is reached through its seam alone, so that one machine serves all of them (`make_engine`). Most
 operations are followed by a flush, for what nobody reads proves nothing; the others let the outboxes fill.
@@ -11,7 +11,8 @@ operations are followed by a flush, for what nobody reads proves nothing; the ot
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -26,7 +27,8 @@ from realtime.engine.reference import ReferenceEngine
 from realtime.geo import view_boxes
 from realtime.updates import UpdateParser
 from tests import engine_operations as drawn
-from tests.model import ModelLimits, World
+from tests.model import ModelLimits
+from tests.model_nodes import SharedWorld
 from tests.model_viewer import Viewer
 
 # More tombstones than ids: one that was forgotten at once would let an entity be born again in a version that a client holds,
@@ -36,6 +38,7 @@ START = 1_700_000_000.0
 TICK_S = 1 / 64  # keeps the milliseconds of versions exact in any arithmetic
 FLUSH_INTERVAL_S = 4 * TICK_S
 PERIOD_S_MAX = 2.0  # of the views that are drawn
+SETTINGS = Settings(LIMITS.entities_per_view, 16_384, 64, FLUSH_INTERVAL_S, LIMITS.tombstone_s, LIMITS.tombstones_max)
 SETTLING_FLUSHES_MAX = 400
 CLIENTS_MAX = 4
 VERDICTS = {
@@ -122,29 +125,43 @@ class EngineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = START
-        self.world = World(LIMITS)
-        self.engine = type(self).make_engine(
-            Settings(LIMITS.entities_per_view, 16_384, 64, FLUSH_INTERVAL_S, LIMITS.tombstone_s, LIMITS.tombstones_max)
-        )
+        self.world = SharedWorld(LIMITS)
+        self.engine = self.new_engine()
         self.parser = UpdateParser(LimitsConfig(), PublishConfig())
         self.clients: list[Client] = []
 
-    def publish(self, *changes: tuple[dict[str, Any], int | None]) -> None:
-        """Publish one batch: of each update also its version, relative to the seen one (None: none). Ids differ."""
-        batch = [self.versioned(*change) for change in changes]
+    def new_engine(self) -> Engine:
+        return type(self).make_engine(SETTINGS)
+
+    def let_pass(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += seconds
+
+    @contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Whatever the model's world does meanwhile, note which rights that takes from whom."""
         seen = [(client, client.viewer.expected().keys()) for client in self.clients]
-        expected = [self.world.apply(update, self.now) for update in batch]
+        yield
         for client, before in seen:
             client.lose({id for id in before if client.viewer.is_denied(id)})
-        verdicts = self.engine.apply([self.parser.parse(update) for update in batch], self.now)
+
+    def publish(self, *changes: tuple[dict[str, Any], int | None]) -> None:
+        """Publish one batch: of each update also its version, relative to the seen one (None: none). Ids differ."""
+        batch = [self.versioned(self.world, *change) for change in changes]
+        with self.noticing():
+            self.apply(self.engine, self.world, batch)
+
+    def apply(self, engine: Engine, world: SharedWorld, batch: list[dict[str, Any]]) -> None:
+        expected = [world.apply(update, self.now) for update in batch]
+        verdicts = engine.apply([self.parser.parse(update) for update in batch], self.now)
         assert [VERDICTS[verdict] for verdict in verdicts] == expected, f"{batch}: {verdicts}, and not {expected}"
 
-    def versioned(self, update: dict[str, Any], relative: int | None) -> dict[str, Any]:
+    def versioned(self, world: SharedWorld, update: dict[str, Any], relative: int | None) -> dict[str, Any]:
         if relative is None:
             return update
-        known = self.world.entities.get(update["id"]) or self.world.tombstones.get(update["id"])
+        known = world.entities.get(update["id"]) or world.tombstones.get(update["id"])
         # A publisher that uses a version again after its tombstone was forgotten cannot be told from one that says nothing new.
-        past = max((state.version for state in self.world.states.get(update["id"], [])), default=100)
+        past = max((state.version for state in world.states.get(update["id"], [])), default=100)
         return update | {"version": max(1, known.seen + relative if known else past + abs(relative) + 1)}
 
     def held(self) -> list[str]:
@@ -161,7 +178,7 @@ class EngineMachine(RuleBasedStateMachine):
     def flush_soon(self, budget: int) -> None:
         """Let one period pass and flush, unless the budget is 0."""
         if budget:
-            self.now += FLUSH_INTERVAL_S
+            self.let_pass(FLUSH_INTERVAL_S)
             self.expire()
             self.flush_all(budget)
 
@@ -245,7 +262,7 @@ class EngineMachine(RuleBasedStateMachine):
         laggard = data.draw(st.sampled_from([client for client in self.clients if id in client.viewer.mirror]))
         laggard.paused_flushes = len(patches) - 1
         for properties in patches:
-            self.now += PERIOD_S_MAX  # so that all are due
+            self.let_pass(PERIOD_S_MAX)  # so that all are due
             self.publish(({"op": "patch", "id": id, "properties": properties}, None))
             self.flush_soon(1_000_000)
 
@@ -257,14 +274,14 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(ticks=st.sampled_from([1, 4, 32, 64, 300, 3000]), deaths=st.booleans())
     def wait(self, ticks: int, deaths: bool) -> None:
         """Time passes; those whose time has come die now or, as a timer may be late, with the next flush."""
-        self.now += ticks * TICK_S
+        self.let_pass(ticks * TICK_S)
         if deaths:
             self.expire()
 
     @rule(ticks=st.sampled_from([0, 16, 64, 300]), deaths_max=st.integers(1, 3))
     def die_piecemeal(self, ticks: int, deaths_max: int) -> None:
         """As many as may die at once do, again and again, as on a node: in the end those whose time has come are dead."""
-        self.now += ticks * TICK_S
+        self.let_pass(ticks * TICK_S)
         due = {id: entity.deadline for id, entity in self.world.entities.items() if entity.deadline is not None}
         dead: list[str] = []
         while True:
@@ -382,7 +399,7 @@ class EngineMachine(RuleBasedStateMachine):
             due = self.engine.next_due()
             if due is None:
                 break
-            self.now = max(self.now, -(-due // TICK_S) * TICK_S)
+            self.let_pass(max(0.0, -(-due // TICK_S) * TICK_S - self.now))
             self.expire()
         else:
             raise AssertionError("the outboxes do not get empty")

@@ -1,4 +1,4 @@
-"""What the engine's state machine draws: updates, views, rights, budgets.
+"""What the engine's state machine draws: updates, views, rights, budgets, states of other nodes.
 
 Law: values are few and chosen, so that random operations meet: the same entities are changed again and again, most
 views show most of them, and every edge (the antimeridian, the poles, a sample's threshold, a null) is hit often. All
@@ -8,9 +8,11 @@ that is drawn is valid; bad input is tested elsewhere.
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
+
+from tests.model_nodes import Told
 
 IDS = [*(f"e{n}" for n in range(10)), "zürich–1"]
 LONGITUDES = [-180, -179.5, -10, 0, 0.5, 10, 10.25, 179.5, 180]
@@ -121,3 +123,50 @@ principals = st.sampled_from([(), ("group:a",), ("group:b",), ("user:u", "group:
 
 budget = st.sampled_from([1, 300, 450, 1_000, 1_000_000])  # bytes of a frame
 soon = st.sampled_from([0, 0, 1, 450, 1_000_000, 1_000_000])  # the budget of a flush that follows one period later; 0: none follows
+
+
+class MadeUp(NamedTuple):
+    """A state that no engine told: its content, and how it is to be dated. `above` and `below` are versions, `ago` seconds."""
+
+    how: str  # newer, mortal, due, dead, stale or unknown
+    told: Told
+    above: int
+    below: int
+    ago: float
+
+
+_alive = st.builds(
+    lambda id, geometry, properties, unseen: Told(
+        id,
+        by_publisher=unseen.get("rank") == 0,
+        access=frozenset(unseen.get("access") or ["public"]),
+        ttl=unseen.get("ttl"),
+        kind=unseen.get("kind"),
+        min_zoom=unseen.get("min_zoom"),
+        rank=0.5 if unseen.get("rank") is None else unseen["rank"],
+        geometry=geometry,
+        properties={name: value for name, value in properties.items() if value is not None},
+    ),
+    ids,
+    st.one_of(point, geometry),
+    properties,
+    unseen,
+)
+_dead = st.builds(
+    lambda id, reason, access, by_publisher: Told(id, 0, by_publisher, frozenset(access or ["public"]), reason),
+    ids,
+    st.sampled_from(["deleted", "expired"]),
+    st.sampled_from(ACCESSES),
+    st.booleans(),
+)
+told = st.one_of(
+    st.builds(
+        MadeUp,
+        st.sampled_from(["newer", "newer", "newer", "mortal", "due", "stale", "unknown"]),
+        _alive,
+        st.integers(-3, 8),
+        st.sampled_from([0, 0, 1, 5, 40]),
+        st.sampled_from([0, 1, 4.5]),
+    ),
+    st.builds(MadeUp, st.sampled_from(["dead", "dead", "stale"]), _dead, st.integers(-3, 8), st.just(0), st.sampled_from([0, 1, 4.5])),
+)

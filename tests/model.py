@@ -94,6 +94,7 @@ class Tombstone:
     reason: str
     died: float
     access: frozenset[str]  # as it was at its death: decides what a client that claims to hold it may learn
+    buried: float  # when this world learned of the death
 
 
 @dataclass
@@ -137,9 +138,15 @@ class World:
         for entity in due:
             self._touch(entity.state.id)
             self._bury(entity.state.id, entity.seen, entity.by_publisher, "expired", now)
-        for entity_id in [i for i, tombstone in self.tombstones.items() if tombstone.died + self.limits.tombstone_s <= now]:
+        for entity_id, tombstone in list(self.tombstones.items()):
+            if self.is_owed(entity_id) or tombstone.buried + self.limits.tombstone_s > now:
+                break
             self._forget(entity_id)
         return [entity.state.id for entity in due]
+
+    def is_owed(self, entity_id: str) -> bool:
+        """Whether others still have to be told of the entity: then its tombstone is kept, and those behind it. Here there are no others."""
+        return False
 
     def history(self, entity_id: str) -> dict[int, Feature]:
         """Every wire state that the entity ever had, by wire version (the newest, should a version come again after a forgotten death)."""
@@ -201,10 +208,17 @@ class World:
         return State(self.serial, entity_id, version, kind, properties, feature, geometry_boxes(geometry), None, [settings])
 
     def _bury(self, entity_id: str, seen: int, by_publisher: bool, reason: str, now: float) -> None:
-        """Leave the newest tombstone of all, and forget the oldest beyond the limit."""
-        entity, earlier = self.entities.pop(entity_id, None), self.tombstones.pop(entity_id, None)
+        """Let die what was here."""
+        entity, earlier = self.entities.get(entity_id), self.tombstones.get(entity_id)
         access = entity.settings.access if entity else earlier.access if earlier else frozenset(self.default_access)
-        self.tombstones[entity_id] = Tombstone(seen, by_publisher, reason, now, access)
+        self._leave_tombstone(entity_id, Tombstone(seen, by_publisher, reason, now, access, now))
+
+    def _leave_tombstone(self, entity_id: str, tombstone: Tombstone) -> None:
+        """Leave the newest tombstone of all, and forget the oldest beyond the limit."""
+        self.entities.pop(entity_id, None)
+        self.tombstones.pop(entity_id, None)
+        self.tombstones[entity_id] = tombstone
+        seen, reason = tombstone.seen, tombstone.reason
         death = State(self.serial, entity_id, seen, None, {}, None, (), reason, [])
         self.states.setdefault(entity_id, []).append(death)
         while len(self.tombstones) > self.limits.tombstones_max:

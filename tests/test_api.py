@@ -338,7 +338,16 @@ async def test_health_and_readiness(engine_kind: str) -> None:
         assert (await client.get("/healthz")).text.strip() == "ok"
         await client.post("/v1/updates", json=feature("a"))
         node = gate.node
-        expected = {"degraded": False, "node": node.name, "epoch": node.epoch, "world": node.world, "engine": engine_kind, "entities": 1}
+        expected = {
+            "degraded": False,
+            "troubles": {},
+            "whole": True,
+            "node": node.name,
+            "epoch": node.epoch,
+            "world": node.world,
+            "engine": engine_kind,
+            "entities": 1,
+        }
         assert (await client.get("/readyz")).json() == expected
 
 

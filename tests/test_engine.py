@@ -1,4 +1,4 @@
-"""The engines against the model, each alone and the two side by side: see tests/engine_machine.py and tests/dual_engine.py.
+"""The engines against the model, each alone and the two side by side: see tests/nodes_machine.py and tests/dual_engine.py.
 
 `HYPOTHESIS_PROFILE=long pytest tests/test_engine.py --hypothesis-seed=N` plays for minutes, twenty times as many and twice
 as long games, and the same ones for the same N. What fails is shrunk, which takes up to five minutes.
@@ -17,7 +17,7 @@ from realtime.engine import Engine, Op, Settings, Update
 from realtime.engine.choice import choose_engine
 from realtime.engine.reference import ReferenceEngine
 from tests.conftest import ENGINES
-from tests.engine_machine import EngineMachine
+from tests.nodes_machine import NodesMachine
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 GAMES = settings.default.max_examples if settings.default else 100
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(0 if IS_LONG else 600)
 
 def machine(name: str, make_engine: Callable[[Settings], Engine], games: int) -> Any:
     """Return the tests of an engine: so many games, all of them in the long profile."""
-    Machine: Any = type(name, (EngineMachine,), {"make_engine": staticmethod(make_engine)})
+    Machine: Any = type(name, (NodesMachine,), {"make_engine": staticmethod(make_engine)})
     Machine.TestCase.settings = settings(
         max_examples=GAMES if IS_LONG else games,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

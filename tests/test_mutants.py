@@ -28,10 +28,10 @@ from realtime.geo import WORLD
 from realtime.updates import UpdateParser
 from tests import native_mutants
 from tests.conftest import COMPILER, ENGINES
-from tests.engine_machine import EngineMachine
 from tests.faulty_engine import NATIVE, FaultyEngine, build
 from tests.mutants import LOSES_THE_FIRST_OFFER, MUTANTS, Mutant
 from tests.native_mutants import ITSELF, NATIVE_MUTANTS, MakeEngine, NativeMutant
+from tests.nodes_machine import NodesMachine
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -72,7 +72,7 @@ def play(make: MakeEngine) -> tuple[int, AssertionError | None]:
         games += 1
         return make(settings)
 
-    class Machine(EngineMachine):
+    class Machine(NodesMachine):
         pass
 
     Machine.make_engine = staticmethod(make_engine)

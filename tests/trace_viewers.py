@@ -80,6 +80,10 @@ class Judge(Viewer):
         return [] if state is None else [state]
 
 
+class Dropped(AssertionError):
+    """A connection ended without the viewer's doing."""
+
+
 @dataclass(frozen=True)
 class Habits:
     """What kind of viewer it is."""
@@ -117,6 +121,7 @@ class TraceViewer:
         self._view_id = 0
         self._shown_id: Any = None  # of the view that the last delta belonged to
         self._world_id = ""
+        self._epoch = ""  # of the node's life that the mirror comes from
         self._heard_at = 0.0  # the last frame; 0: there was none
         self._is_resetting = False
 
@@ -131,29 +136,32 @@ class TraceViewer:
 
     async def run(self) -> None:
         """Look around until the source is quiet and the mirror is what brute force says. Raises `Violation`."""
-        is_over = False
-        while not is_over:
-            async with await self._connect() as connection:
-                await self._greet(connection)
-                reading = asyncio.create_task(self._read(connection))
-                acting = asyncio.create_task(self._act(connection))
-                done, waiting = await asyncio.wait({reading, acting}, return_when=asyncio.FIRST_COMPLETED)
-                is_over = acting in done and acting.exception() is None and not self._is_resetting
-                for task in waiting:
-                    task.cancel()
-                await asyncio.gather(*waiting, return_exceptions=True)
-                for task in done:
-                    self._raise(task, connection)
-            assert self._judge is not None
-            self.counts.update(self._judge.counts)
+        while not await self._visit():
             if self._is_resetting:
                 self.counts["RST"] += 1
                 await asyncio.sleep(self._random.choice([0, 0, 0.05, 0.5]))
 
+    async def _visit(self) -> bool:
+        """Look around on one connection; return whether that was the last."""
+        async with await self._connect() as connection:
+            await self._greet(connection)
+            reading = asyncio.create_task(self._read(connection))
+            acting = asyncio.create_task(self._act(connection))
+            done, waiting = await asyncio.wait({reading, acting}, return_when=asyncio.FIRST_COMPLETED)
+            is_over = acting in done and acting.exception() is None and not self._is_resetting
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            assert self._judge is not None
+            self.counts.update(self._judge.counts)
+            for task in done:
+                self._raise(task, connection)
+        return is_over
+
     def _raise(self, task: asyncio.Task[None], connection: ClientConnection) -> None:
         error = task.exception()
         if isinstance(error, ConnectionClosed) and not self._is_resetting:
-            raise AssertionError(f"{self.name}: closed with {connection.close_code} {connection.close_reason}") from error
+            raise Dropped(f"{self.name}: closed with {connection.close_code} {connection.close_reason}") from error
         if error is not None and not isinstance(error, ConnectionClosed):
             error.add_note(f"{self.name}: {self.habits}")
             raise error
@@ -168,7 +176,11 @@ class TraceViewer:
         if self.habits.buffer_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.habits.buffer_bytes)
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, (address.hostname, address.port))
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (address.hostname, address.port))
+        except BaseException:
+            sock.close()
+            raise
         return connect(
             self._url,
             sock=sock,
@@ -183,7 +195,7 @@ class TraceViewer:
 
     async def _greet(self, connection: ClientConnection) -> None:
         habits, before = self.habits, self._judge
-        self._judge = Judge(self._world, habits.principals, habits.user, habits.encoding, strict_present=False)
+        self._judge = self._new_judge()
         await self._send(connection, {"type": "identify"} | ({} if habits.token is None else {"token": habits.token}))
         welcome = self._judge.feed(await connection.recv())
         assert welcome["type"] == "welcome", welcome
@@ -191,14 +203,23 @@ class TraceViewer:
         self.session = welcome["session"]
         view = self._view()
         if before is not None and self._heard_at and self._random.random() < 0.9:
-            assert welcome["world"] == self._world_id
             away_ms = (time.monotonic() - self._heard_at) * 1000
             have = {entity_id: feature["version"] for entity_id, feature in before.mirror.items()}
             view |= {"have": have, "world": self._world_id, "away_ms": away_ms}
-            self._judge.resume(before.mirror)
+            self._resume(before, welcome)
             self.counts["resumed"] += 1
-        self._world_id = welcome["world"]
+        self._world_id, self._epoch = welcome["world"], welcome["epoch"]
         await self._look(connection, view)
+
+    def _new_judge(self) -> Judge:
+        habits = self.habits
+        return Judge(self._world, habits.principals, habits.user, habits.encoding, strict_present=False)
+
+    def _resume(self, before: Judge, welcome: dict[str, Any]) -> None:
+        """Have the new judge know what is claimed: the server is the one that it was, and believes it."""
+        assert self._judge is not None
+        assert welcome["world"] == self._world_id
+        self._judge.resume(before.mirror)
 
     async def _send(self, connection: ClientConnection, message: dict[str, Any]) -> None:
         await connection.send(json.dumps(message) if self.habits.encoding == "json" else msgspec.msgpack.encode(message))
@@ -284,7 +305,7 @@ class TraceViewer:
                 self.is_stopped = True
                 await asyncio.sleep(self.habits.stop_s)
                 self.is_stopped = False
-        raise AssertionError(f"{self.name}: closed with {connection.close_code} {connection.close_reason}")
+        raise Dropped(f"{self.name}: closed with {connection.close_code} {connection.close_reason}")
 
     async def _settle(self, connection: ClientConnection) -> None:
         """Wait until nothing is pending; then hold the mirror against brute force."""

@@ -12,7 +12,9 @@ from realtime.config.settings import (
     IdentityConfig,
     LimitsConfig,
     PublishConfig,
+    RedisConfig,
     ServerConfig,
+    StoreConfig,
     TokenConfig,
 )
 
@@ -24,7 +26,9 @@ __all__ = [
     "IdentityConfig",
     "LimitsConfig",
     "PublishConfig",
+    "RedisConfig",
     "ServerConfig",
+    "StoreConfig",
     "TokenConfig",
     "load",
 ]

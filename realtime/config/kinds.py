@@ -17,6 +17,8 @@ from msgspec.inspect import BoolType, DictType, Field, FloatType, IntType, ListT
 from realtime.config.settings import Config
 
 SECRET = "identity.tokens"  # whose values no message and no listing shows
+# Of these no message repeats a refused value: it may be one with a password in it, where none is allowed.
+UNREPEATED = ("redis.url", "redis.sentinels", "redis.nodes")
 
 
 class Setting(NamedTuple):
@@ -26,13 +28,18 @@ class Setting(NamedTuple):
     key: str
     default: Any  # as TOML has it: no Structs
     why: str
-    kind: Type  # what msgspec makes of its type
+    kind: Type  # what msgspec makes of its type; with its title, where a text has one
     type: Any  # its type, for msgspec.convert
 
     @property
     def name(self) -> str:
         """section.key."""
         return f"{self.section}.{self.key}"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether outside of a file it needs no quotes."""
+        return isinstance(_bare(self.kind), StrType | LiteralType)
 
 
 class Section(NamedTuple):
@@ -54,8 +61,9 @@ def sections() -> dict[str, Section]:
         settings = {}
         for one in _fields(field.type):
             assert isinstance(one.type, Metadata), f"{field.name}.{one.name} lacks its reason"
-            why = (one.type.extra_json_schema or {})["description"]
-            settings[one.name] = Setting(field.name, one.name, defaults[one.name], why, one.type.type, types[one.name])
+            words = one.type.extra_json_schema or {}
+            kind = one.type if "title" in words else one.type.type
+            settings[one.name] = Setting(field.name, one.name, defaults[one.name], words["description"], kind, types[one.name])
         found[field.name] = Section(field.name, (field.type.cls.__doc__ or "").strip(), settings)
     return found
 
@@ -65,12 +73,16 @@ def _fields(kind: Type) -> Iterator[Field]:
     yield from kind.fields
 
 
+def _bare(kind: Type) -> Type:
+    return kind.type if isinstance(kind, Metadata) else kind
+
+
 # In words
 
 
 def type_word(kind: Type) -> str:
     """Return what kind of value it is, in a word or two."""
-    match kind:
+    match _bare(kind):
         case BoolType():
             return "boolean"
         case IntType():
@@ -96,6 +108,8 @@ def range_words(kind: Type) -> str:
             if kind.gt is not None:
                 return f"above {kind.gt:,}, at most {kind.le:,.0f}"
             return f"{kind.ge:,} to {kind.le:,.0f}"
+        case Metadata(extra_json_schema={"title": str() as title}):
+            return title
         case ListType(item_type=Metadata(extra_json_schema={"title": str() as title})):
             return f"each {title}"
         case DictType():
@@ -117,6 +131,8 @@ def allowed(kind: Type) -> str:
             return f"a number {'' if kind.gt is not None else 'from '}{range_words(kind)} is expected"
         case StrType():
             return "a text is expected"
+        case Metadata():
+            return f"{range_words(kind)}, is expected"
         case ListType():
             each = range_words(kind)
             return f"a list of texts{', ' if each else ''}{each}, is expected"
@@ -136,7 +152,7 @@ def parse(setting: Setting, text: str) -> Any:
     if isinstance(setting.kind, ListType) and not text.lstrip().startswith("["):
         return [item.strip() for item in text.split(",") if item.strip()]
     value = _toml_value(text)
-    if isinstance(setting.kind, StrType | LiteralType):
+    if setting.is_text:
         return value if isinstance(value, str) else text
     return text if value is None else value
 
@@ -156,5 +172,7 @@ def convert(setting: Setting, value: Any) -> Any:
     except msgspec.ValidationError as error:
         if setting.name == SECRET:
             raise ValueError(f"{allowed(setting.kind)}; {error}") from None
+        if setting.name in UNREPEATED:
+            raise ValueError(allowed(setting.kind)) from None
         shown = repr(value)
         raise ValueError(f"{allowed(setting.kind)}, not {shown if len(shown) <= 60 else shown[:57] + '...'}") from None

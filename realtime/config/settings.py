@@ -19,6 +19,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=10**9)]  # fits the C int of a socket option
 CountOrNone = Annotated[int, Meta(ge=0, le=10**9)]
 Seconds = Annotated[float, Meta(gt=0, le=1e9)]
+Timeout = Annotated[float, Meta(ge=0.05, le=600)]
 Patience = Annotated[float, Meta(ge=0, le=3600)]
 Milliseconds = Annotated[float, Meta(ge=0, le=60_000)]
 Rate = Annotated[float, Meta(gt=0, le=1e9)]
@@ -26,6 +27,17 @@ Rate = Annotated[float, Meta(gt=0, le=1e9)]
 Origin = Annotated[str, Meta(pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\s]+\Z", title="http(s)://host[:port]")]
 HostName = Annotated[str, Meta(pattern=r"^[^/?#@\s]+\Z", title="host[:port]")]
 Principal = Annotated[str, Meta(pattern=r"^(public|user:.+|group:.+)\Z", title="public, user:ID or group:NAME")]
+Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^/?#@\s:\[\]]+)(:[0-9]{1,5})?\Z", title="host[:port]")]
+# No user and no password can be written in it, so that it may be printed and logged.
+RedisUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^(|rediss?://(\[[0-9A-Fa-f:.]+\]|[^/?#@\s:\[\]]+)(:[0-9]{1,5})?(/[0-9]{0,4})?|unix://(/[^?#@\s]+)(\?db=[0-9]{1,4})?)\Z",
+        title="redis://host:port/db, rediss:// or unix:///path?db=N, without user and password",
+    ),
+]
+# The braces of a key are a cluster's hash tag, so a prefix has none.
+KeyPrefix = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}\Z", title="1 to 64 letters, digits and any of _ . : -")]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Token = Annotated[str, Meta(min_length=1, max_length=4096)]
 
@@ -42,6 +54,9 @@ class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = "loopback"
     drain_s: Annotated[Patience, _why("At SIGTERM, how long clients are given to leave before they are closed.")] = 5.0
     backlog: Annotated[Count, _why("Connections that wait for accept; a reconnect storm fills it.")] = 4096
+    workers: Annotated[
+        int, Meta(ge=1, le=64), _why("Processes of `realtime serve` that share the public port; a library is always one.")
+    ] = 1
 
 
 class HttpConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,6 +153,61 @@ class IdentityConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = field(default_factory=dict)
 
 
+class RedisConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Redis or Valkey, which joins the nodes and keeps the world. docs/redis.md says how to set it up."""
+
+    url: Annotated[
+        RedisUrl, _why("Where Redis is; empty: there is none. For `sentinel` and `cluster` the first sentinel or node that is asked.")
+    ] = ""
+    mode: Annotated[
+        Literal["single", "sentinel", "cluster"],
+        _why("What the address is: the one server, a sentinel that knows the master, or a node of a cluster."),
+    ] = "single"
+    sentinels: Annotated[list[Address], _why("Further sentinels; the majority of all decides who the master is.")] = field(
+        default_factory=list
+    )
+    sentinel_name: Annotated[str, _why("Name by which the sentinels know the master.")] = "mymaster"
+    sentinel_username: Annotated[str, _why("User of the sentinels themselves; empty: their default user.")] = ""
+    sentinel_password_file: Annotated[
+        str, _why("File with the sentinels' own password, as redis.password_file; empty: they want none.")
+    ] = ""
+    nodes: Annotated[list[Address], _why("Further nodes of a cluster, asked where the first does not answer.")] = field(
+        default_factory=list
+    )
+    username: Annotated[str, _why("ACL user; empty: the default user.")] = ""
+    password_file: Annotated[
+        str, _why("File with the password, or credential:NAME for a systemd credential. Read anew at each connect; never printed.")
+    ] = ""
+    ca_file: Annotated[str, _why("Certificates of the authorities that rediss:// trusts; empty: those of the system.")] = ""
+    cert_file: Annotated[str, _why("Client certificate for rediss://; empty: none is shown.")] = ""
+    key_file: Annotated[str, _why("Private key of the client certificate; empty: it is in redis.cert_file.")] = ""
+    tls_hostname: Annotated[bool, _why("Whether the name in the server's certificate has to be that of the address.")] = True
+    prefix: Annotated[KeyPrefix, _why("What the name of every key begins with; worlds with different ones share a server.")] = "realtime"
+    shards: Annotated[
+        Annotated[int, Meta(ge=1, le=256)], _why("Slices of the world, each with a stream and a hash; all nodes need the same number.")
+    ] = 8
+    timeout_s: Annotated[Timeout, _why("How long a command may take before its connection is cut.")] = 2.0
+    connect_timeout_s: Annotated[Timeout, _why("How long connecting may take, TLS included.")] = 2.0
+    relay_interval_ms: Annotated[Milliseconds, _why("Spacing of what a node tells the others; changes in between are conflated.")] = 5.0
+    patience_s: Annotated[Patience, _why("How long a start waits for Redis before the node serves without it, degraded.")] = 10.0
+    retention_s: Annotated[Seconds, _why("How much of the streams is kept beyond what is stored; bounds the cut that needs no reload.")] = (
+        60.0
+    )
+    store_interval_ms: Annotated[Milliseconds, _why("Spacing of what the streams' writers store; changes in between are conflated.")] = (
+        2000.0
+    )
+    lease_s: Annotated[
+        Annotated[float, Meta(ge=1, le=3600)], _why("How long a node number or a writer's place stays taken once its holder is gone.")
+    ] = 10.0
+
+
+class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """One local file that keeps the world of a node without Redis."""
+
+    path: Annotated[str, _why("The file; empty: nothing is kept.")] = ""
+    interval_ms: Annotated[Milliseconds, _why("Spacing of what is written; what is younger is lost with the process.")] = 500.0
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """All of it, by section."""
 
@@ -147,3 +217,5 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     engine: EngineConfig = field(default_factory=EngineConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     identity: IdentityConfig = field(default_factory=IdentityConfig)
+    redis: RedisConfig = field(default_factory=RedisConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)

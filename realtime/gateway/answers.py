@@ -22,6 +22,7 @@ class SessionLine(Struct, frozen=True):
     total: int  # entities that its view matches
     shown: int  # entities that it shows of them, fewer where it is sampled
     outbox: int  # entities whose copy may be out of date
+    worker: int | UnsetType = UNSET  # which process has it, where several share the port
 
 
 class Sessions(Struct, frozen=True):
@@ -49,9 +50,11 @@ class Explained(Struct, frozen=True):
 
 
 class Ready(Struct, frozen=True):
-    """What the node is, and that it takes updates and viewers."""
+    """What the node is, and whether it takes updates and viewers: 200 if so, 503 while its world is not whole."""
 
     degraded: bool
+    troubles: dict[str, str]  # what it does without for now -> why, in a word; updates and viewers are served all the same
+    whole: bool  # nothing of the world is missing that a store has
     node: str
     epoch: str
     world: str

@@ -23,18 +23,19 @@ from starlette.routing import Route
 
 from realtime.engine.filters import Filter, parse_filter
 from realtime.errors import ErrorCode, Refused
-from realtime.gateway.answers import Ready, SessionLine, Sessions
+from realtime.gateway.answers import Ready, Sessions
 from realtime.gateway.body import JSON_TYPES, STREAM_TYPES, UpdateStream, bounded, new_cutter, read_updates
 from realtime.gateway.guard import Guard
 from realtime.gateway.metrics import CONTENT_TYPE, Metrics
 from realtime.gateway.openapi import document
+from realtime.gateway.others import EXPLAIN, SESSIONS, TALLY, explain, session_lines
 from realtime.gateway.problem import ApiError, CutShort
-from realtime.gateway.session import Gate, Session
+from realtime.gateway.session import Gate
 from realtime.geo import WORLD, Box, view_boxes
+from realtime.node import Result
 from realtime.values import parse_id
 
 PIECE_BYTES = 64 * 1024  # of a response, between two turns of the loop
-SESSIONS_PER_TURN = 500
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -94,21 +95,34 @@ class _Api:
     async def post_updates(self, request: Request) -> Response:
         kind = _media_type(request.headers.get("content-type", ""))
         node = self._node
+        is_durable = _parse_durable(request.query_params.get("durable"))
+        if is_durable and node.settle is None:
+            raise Refused(ErrorCode.UNSUPPORTED, "durable: this node keeps nothing beyond its memory; see redis.url and store.path")
         if kind in JSON_TYPES:
             updates = await read_updates(request, node.config)
-            return _json(await node.publish_sliced(bounded(updates, node.config.limits.message_bytes)))
+            return await self._answer(await node.publish_sliced(bounded(updates, node.config.limits.message_bytes)), is_durable)
         if kind in STREAM_TYPES:
             cutter = new_cutter(node.engine_kind, STREAM_TYPES[kind], node.config.limits.message_bytes)
-            return await self._post_stream(UpdateStream(request, cutter, node.config))
+            return await self._post_stream(UpdateStream(request, cutter, node.config), is_durable)
         raise ApiError(415, ErrorCode.UNSUPPORTED, f"Content-Type: one of {', '.join((*JSON_TYPES, *STREAM_TYPES))} is expected")
 
-    async def _post_stream(self, stream: UpdateStream) -> Response:
+    async def _post_stream(self, stream: UpdateStream, is_durable: bool) -> Response:
         async with aclosing(stream.updates()) as updates:
             result = await self._node.publish_sliced(updates)
         cut = stream.cut
         if cut is None:
-            return _json(result)
+            return await self._answer(result, is_durable)
         return cut.response(CutShort(cut.problem.code, cut.problem.message, **msgspec.structs.asdict(result)))
+
+    async def _answer(self, result: Result, is_durable: bool) -> Response:
+        """Answer with the verdicts; where that was asked for, only once a store has what was accepted, and 503 if none can."""
+        if is_durable and self._node.settle is not None:
+            try:
+                await self._node.settle()
+            except Refused as refused:
+                problem = ApiError(503, refused.code, refused.message)
+                return problem.response(CutShort(refused.code, refused.message, **msgspec.structs.asdict(result)))
+        return _json(result)
 
     # Entities
 
@@ -147,37 +161,24 @@ class _Api:
     # Sessions
 
     async def get_sessions(self, _: Request) -> Response:
-        lines: list[SessionLine] = []
-        for place, session in enumerate(list(self._gate.sessions.values()), 1):
-            if session.number:
-                lines.append(self._line(session))
-            if place % SESSIONS_PER_TURN == 0:
-                await asyncio.sleep(0)
-        return _json(Sessions(lines))
-
-    def _line(self, session: Session) -> SessionLine:
-        counts = self._node.engine.statistics(session.number)
-        return SessionLine(
-            session.name,
-            session.who.user,
-            session.client,
-            session.peer,
-            session.encoding,
-            int(counts["seq"]),
-            int(counts["total"]),
-            int(counts["shown"]),
-            int(counts["outbox"]),
-        )
+        others = self._gate.others
+        if others is None:
+            return _json(Sessions(await session_lines(self._gate, None)))
+        mine = msgspec.json.encode(await session_lines(self._gate, 0)).strip(b"[]")
+        lines = (mine, *(await others.ask(SESSIONS)).values())
+        return Response(b'{"sessions":[%b]}' % b",".join(filter(None, lines)), media_type="application/json")
 
     async def get_explain(self, request: Request) -> Response:
         name, id = request.query_params.get("session"), request.query_params.get("entity")
         if name is None or id is None:
             raise ApiError(400, ErrorCode.BAD_MESSAGE, "session, entity: both are expected")
         parse_id(id, "entity")
-        session = self._gate.sessions.get(name)
-        if session is None or session.number == 0:
+        explained = explain(self._gate, name, id)
+        if not explained and self._gate.others is not None:
+            explained = next(filter(None, (await self._gate.others.ask(EXPLAIN, f"{name} {id}")).values()), b"")
+        if not explained:
             raise ApiError(404, ErrorCode.UNAVAILABLE, "session: no such session; /v1/sessions names them")
-        return _json(self._node.engine.explain(session.number, id))
+        return Response(explained, media_type="application/json")
 
     # The node
 
@@ -190,9 +191,14 @@ class _Api:
     async def get_readyz(self, _: Request) -> Response:
         node = self._node
         entities = int(node.engine.statistics()["entities"])
-        return _json(Ready(False, node.name, node.epoch, node.world, node.engine_kind, entities))
+        ready = Ready(bool(node.degraded), node.degraded, node.is_whole, node.name, node.epoch, node.world, node.engine_kind, entities)
+        response = _json(ready)
+        response.status_code = 200 if node.is_whole else 503
+        return response
 
     async def get_metrics(self, _: Request) -> Response:
+        if self._gate.others is not None:
+            self._metrics.hear(self._gate.others.count, await self._gate.others.ask(TALLY))
         return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
 
 
@@ -231,6 +237,12 @@ def _parse_bbox(text: str | None) -> Sequence[Box]:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise Refused(ErrorCode.BAD_VIEW, "bbox: west,south,east,north in degrees is expected") from None
     return view_boxes(bbox)
+
+
+def _parse_durable(text: str | None) -> bool:
+    if text not in (None, "0", "1"):
+        raise Refused(ErrorCode.BAD_MESSAGE, "durable: 0 or 1 is expected")
+    return text == "1"
 
 
 def _parse_zoom(text: str | None) -> float:

@@ -153,6 +153,12 @@ _BBOX = {
     "example": "-97.9,30.1,-97.5,30.5",
 }
 _ZOOM = {"name": "zoom", "in": "query", "schema": {"type": "number", "minimum": -64, "maximum": 64, "default": 24}}
+_DURABLE = {
+    "name": "durable",
+    "in": "query",
+    "description": "1: answer only once a store has what was accepted.",
+    "schema": {"type": "string", "enum": ["0", "1"], "default": "0"},
+}
 _FILTER = {
     "name": "filter",
     "in": "query",
@@ -167,6 +173,10 @@ def _query(name: str, description: str) -> dict[str, Any]:
 
 def _content(name: str, *kinds: str) -> dict[str, Any]:
     return {kind: {"schema": {"$ref": f"#/components/schemas/{name}"}} for kind in kinds or ("application/json",)}
+
+
+def _either(name: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"anyOf": [{"$ref": f"#/components/schemas/{name}"}, {"$ref": "#/components/schemas/Problem"}]}}}
 
 
 # What every route may answer; see `realtime.gateway.guard`.
@@ -213,9 +223,18 @@ def _paths(config: Config) -> dict[str, Any]:
         },
         "/v1/openapi.json": {"get": _operation("This document", {200: {"application/json": {"schema": {"type": "object"}}}})},
         "/healthz": {"get": _operation("The process answers", {200: text})},
-        "/readyz": {"get": _operation("The node takes updates and viewers", {200: _content("Ready")})},
+        "/readyz": {"get": _ready()},
         "/metrics": {"get": _operation("Metrics in Prometheus' text format", {200: text})},
     }
+
+
+def _ready() -> dict[str, Any]:
+    operation = _operation("The node takes updates and viewers", {200: _content("Ready")})
+    operation["responses"]["503"] = {
+        "description": "The world is not whole yet, or as many requests as `http.requests` are being served.",
+        "content": _either("Ready"),
+    }
+    return operation
 
 
 def _publish(config: Config) -> dict[str, Any]:
@@ -228,15 +247,16 @@ def _publish(config: Config) -> dict[str, Any]:
         {411: "The body has no length and is not chunked.", 415: "Content-Type or Content-Encoding is not supported."},
         description=f"JSON of at most {http.body_bytes} bytes is applied once it is all there; "
         f"a stream of one update per line, of at most {http.ndjson_bytes} bytes, as it arrives.",
+        parameters=[_DURABLE],
         requestBody={"required": True, "content": body},
     )
-    either = {"schema": {"anyOf": [{"$ref": "#/components/schemas/CutShort"}, {"$ref": "#/components/schemas/Problem"}]}}
     for status, meaning in (
         (400, "The body is empty, no JSON, of another form, or broke off."),
         (408, f"Nothing came for {http.body_timeout_s:g} seconds; what of a stream came before is applied."),
         (413, "The body is too long; what of a stream came before is applied."),
+        (503, "As many requests as `http.requests` are being served, or what was to be durable is applied here and in no store."),
     ):
-        operation["responses"][str(status)] = {"description": meaning, "content": {"application/json": either}}
+        operation["responses"][str(status)] = {"description": meaning, "content": _either("CutShort")}
     return operation
 
 

@@ -13,7 +13,7 @@ import secrets
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -70,6 +70,15 @@ class Wire(Protocol):
         """Read nothing more until told otherwise."""
 
 
+class Others(Protocol):
+    """The other processes of this machine that share the public port."""
+
+    count: int  # of all processes, this one included
+
+    async def ask(self, what: str, argument: str = "") -> dict[int, bytes]:
+        """Return what each of the others answers, by its number; who does not answer in time is left out."""
+
+
 class Gate:
     """What all sessions of a server share."""
 
@@ -81,6 +90,7 @@ class Gate:
         self.tasks: set[asyncio.Task[None]] = set()  # publishing on behalf of sessions
         self.complaints = Complaints(logger, time.monotonic)
         self.turn_s = 1 / node.config.limits.views_per_s
+        self.others: Others | None = None  # the processes that share the public port, where this one speaks for them
 
     def new_session(self) -> Session:
         """Return the handler of a new connection."""
@@ -107,10 +117,10 @@ class Session:
         "_look",
         "_node",
         "_pong",
-        "_publishing",
         "_refresh",
         "_view",
         "_wire",
+        "_work",
         "client",
         "name",
         "number",
@@ -135,8 +145,8 @@ class Session:
         self._look = self._refresh = self._check = UNASKED
         self._pong: bytes | None = None  # the newest, waits for the socket
         self._is_taken = False  # the engine gave it out while the socket was paused
-        self._publishing: asyncio.Task[None] | None = None
-        self._inbox: deque[str | bytes] | None = None  # came while a publish was applied; an empty one has 600 bytes
+        self._work: asyncio.Task[None] | None = None  # of a message that takes its time
+        self._inbox: deque[str | bytes] | None = None  # came while a message took its time; an empty one has 600 bytes
 
     # The connection's side
 
@@ -150,7 +160,7 @@ class Session:
             return
         if not self._bucket.take():
             self.close(CloseCode.RATE_LIMITED, "more messages than messages_per_s")
-        elif self._publishing is not None:
+        elif self._work is not None:
             if self._inbox is None:
                 self._inbox = deque()
             self._inbox.append(data)
@@ -281,8 +291,11 @@ class Session:
 
     def _on_view(self, message: messages.View, value: dict[str, Any]) -> None:
         if message.last:
-            value = self._stored_view(value)
-            message = msgspec.convert(value, messages.View)
+            if self._node.view_store is None:
+                self._look_again(value, None if self.who.user is None else self._node.kept_view(self.who.user))
+            else:
+                self._occupy(self._find_and_look_again(value), "view")
+            return
         if message.have is not None and self._has_looked:
             raise Refused(ErrorCode.BAD_VIEW, "have: only the first view of a connection may have it")
         view, have = self._parse_view(message), self._parse_have(message)
@@ -296,12 +309,21 @@ class Session:
             self._look = self._new_turn()
         self._look.ask(self._ready)
 
-    def _stored_view(self, value: dict[str, Any]) -> dict[str, Any]:
-        """Return the user's stored view with what this message says of itself."""
-        stored = None if self.who.user is None else self._node.kept_view(self.who.user)
+    def _look_again(self, value: dict[str, Any], stored: dict[str, Any] | None) -> None:
+        """Look at the user's stored view, with what this message says of itself."""
         if stored is None:
             raise Refused(ErrorCode.UNAVAILABLE, "last: no view of this user is stored")
-        return stored | {name: value[name] for name in ("id", "have", "world", "away_ms") if name in value}
+        value = stored | {"type": "view"} | {name: value[name] for name in ("id", "have", "world", "away_ms") if name in value}
+        value.pop("last", None)
+        message = messages.to_message(value)
+        assert isinstance(message, messages.View)
+        self._on_view(message, value)
+
+    async def _find_and_look_again(self, value: dict[str, Any]) -> None:
+        try:
+            self._look_again(value, None if self.who.user is None else await self._node.find_view(self.who.user))
+        except Refused as refused:
+            self._refuse(refused, messages.reference_of(value))
 
     def _parse_view(self, message: messages.View) -> EngineView:
         if message.bbox is msgspec.UNSET:
@@ -343,30 +365,38 @@ class Session:
     def _on_publish(self, message: messages.Publish, value: dict[str, Any]) -> None:
         if self.who.may_publish is None:
             raise Refused(ErrorCode.FORBIDDEN, "publish: this session may not")
+        self._occupy(self._publish(message, self.who.may_publish), "publish")
+
+    def _occupy(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Let a message take its time; what the client sends meanwhile waits, so that its messages keep their order."""
         assert self._wire is not None
         self._wire.hold_reading(True)
-        self._publishing = asyncio.get_running_loop().create_task(self._publish(message, self.who.may_publish))
-        self._gate.tasks.add(self._publishing)
-        self._publishing.add_done_callback(self._gate.tasks.discard)
+        self._work = asyncio.get_running_loop().create_task(self._be_occupied(work, name))
+        self._gate.tasks.add(self._work)
+        self._work.add_done_callback(self._gate.tasks.discard)
 
-    async def _publish(self, message: messages.Publish, allows: Callable[[str], bool]) -> None:
-        """Apply a batch in slices; what the client sends meanwhile waits, so that its messages keep their order."""
+    async def _be_occupied(self, work: Coroutine[Any, Any, None], name: str) -> None:
         try:
-            await self._publish_all(message, allows)
-            self._publishing = None
-            while self._inbox and self._publishing is None and not self._is_over:
+            await work
+            self._work = None
+            while self._inbox and self._work is None and not self._is_over:
                 self._receive(self._inbox.popleft())
             if not self._inbox:
                 self._inbox = None
         except Exception:  # noqa: BLE001  a bug: it costs this session, and nobody else notices
-            self._gate.complaints.exception("publish", "a publish of a session failed")
-            self._publishing = None
+            self._gate.complaints.exception(name, f"a {name} of a session failed")
+            self._work = None
             self.fail()
-        if self._publishing is None and self._wire is not None:
+        if self._work is None and self._wire is not None:
             self._wire.hold_reading(False)
 
-    async def _publish_all(self, message: messages.Publish, allows: Callable[[str], bool]) -> None:
-        result = await self._node.publish_sliced(message.updates, allows)
+    async def _publish(self, message: messages.Publish, allows: Callable[[str], bool]) -> None:
+        """Apply a batch in slices."""
+        try:
+            result = await self._node.publish_sliced(message.updates, allows)
+        except Refused as refused:  # nobody takes updates at the moment
+            self._refuse(refused, message.id)
+            return
         id = msgspec.UNSET if message.id is None else message.id
         self.send(messages.Ack(result.accepted, result.unchanged, result.stale, result.rejected, result.rejected_total, id))
 

@@ -373,16 +373,23 @@ async def listen(
     public_get: PublicGet = lambda path, headers: None,
     count: Callable[[str], None] = lambda name: None,
     endpoint: Endpoint = Endpoint(),  # noqa: B008 - immutable
+    is_shared: bool = False,
 ) -> Listener:
     """Open the public port in the running loop: a handler for each WebSocket, `public_get(path, headers)` for plain GETs.
 
-    `count(name)` counts what happens, by the names of COUNTS. Raises OSError where the port cannot be bound.
+    `count(name)` counts what happens, by the names of COUNTS. `is_shared`: other processes of this user listen there, too,
+    and the kernel spreads the connections. Raises OSError where the port cannot be bound.
     """
     listener = Listener(config, handler_factory, public_get, count, endpoint)
     # Not through aiofastnet, which picows would choose where it is installed: under uvloop an echo of 100 bytes or 20 kB
     # is neither faster nor slower beyond the noise, and an idle connection costs 14.5 kB instead of 9.8 kB. Most are idle.
     server = await asyncio.get_running_loop().create_server(
-        lambda: Stream(listener), config.server.host, config.server.port, backlog=ACCEPTS_PER_TURN, start_serving=False
+        lambda: Stream(listener),
+        config.server.host,
+        config.server.port,
+        backlog=ACCEPTS_PER_TURN,
+        start_serving=False,
+        reuse_port=is_shared or None,
     )
     try:
         await listener.start(server, config.server.backlog)

@@ -15,15 +15,18 @@ from heapq import heappop, heappush
 from typing import Any
 
 from realtime.counters import Histogram
-from realtime.engine import Check, Encoding, Settings, Update, Verdict, View
+from realtime.engine import Check, Encoding, FeedKind, Merged, Settings, Update, Verdict, View
 from realtime.engine.digest import digest_of, format_digest
 from realtime.engine.filters import Filter
+from realtime.engine.reference.feeds import Feeds, Reload
 from realtime.engine.reference.frames import Pieces, encode_change, encode_delta, encode_feature, encode_id
 from realtime.engine.reference.outboxes import Entry
 from realtime.engine.reference.views import INFINITE, TAKEN, BoxIndex, Matcher, Session, matching, reaches, shows
 from realtime.engine.reference.world import State, Tombstone, World
 from realtime.engine.sampling import choose, must_choose
+from realtime.engine.states import parts_of, read
 from realtime.geo import Box, boxes_meet
+from realtime.values import NODE_NUMBERS
 
 STATISTICS_INTERVAL_S = 1.0  # `total` and `sampled` are told again at most this often
 FRAME_HEAD_BYTES = 256  # what the members of a delta other than its entities and the view's id take, at most
@@ -35,7 +38,9 @@ class ReferenceEngine:
 
     def __init__(self, settings: Settings, node_number: int = 0) -> None:
         self._settings = settings
-        self._world = World(settings, node_number)
+        self._feeds = Feeds()
+        self._reload: Reload | None = None
+        self._world = World(settings, node_number, self._feeds.is_owed)
         self._places = BoxIndex()  # entity numbers -> boxes
         self._numbers: dict[str, int] = {}  # entity id -> number in the index
         self._ids: dict[int, str] = {}
@@ -54,8 +59,11 @@ class ReferenceEngine:
         verdicts = []
         for update in batch:
             verdict, old, new = self._world.apply(update, now)
-            if old is not new and verdict <= Verdict.UNCHANGED:
-                self._match(old, new, now)
+            if verdict <= Verdict.UNCHANGED:
+                if old is not new:
+                    self._match(old, new, now)
+                self._feeds.offer_applied(update.id)
+                self._name(update.id)
             verdicts.append(verdict)
         return verdicts
 
@@ -140,6 +148,72 @@ class ReferenceEngine:
             self._numbers[id] = number
             self._ids[number] = id
         return number
+
+    # Other nodes and stores
+
+    def renumber(self, node_number: int) -> None:
+        if not 0 <= node_number < NODE_NUMBERS:
+            raise ValueError(f"node number: 0 to {NODE_NUMBERS - 1} is expected")
+        self._world.node_number = node_number
+
+    def open_feed(self, kind: FeedKind) -> int:
+        return self._feeds.open(kind)
+
+    def close_feed(self, feed: int) -> None:
+        self._feeds.close(feed)
+
+    def offer_all(self, feed: int) -> None:
+        self._feeds.offer(feed, self._world.entities)
+        self._feeds.offer(feed, self._world.tombstones)
+
+    def feed_size(self, feed: int) -> int:
+        return self._feeds.size(feed)
+
+    def take_feed(self, feed: int, shards: int, bytes_max: int) -> list[bytes]:
+        return self._feeds.take(feed, shards, bytes_max, self._world.tell)
+
+    def merge(self, batch: bytes, now: float, feed: int = 0) -> Merged:
+        if feed:
+            self._feeds.size(feed)  # that it is open, before anything is changed
+        parts, is_whole = parts_of(batch)
+        counts = {Verdict.ACCEPTED: 0, Verdict.UNCHANGED: 0, Verdict.STALE: 0}
+        for part in parts:
+            try:
+                told = read(part, self._settings)
+            except ValueError:
+                continue  # counted by what is missing in the end
+            verdict, old, new = self._world.merge(told, now)
+            counts[verdict] += 1
+            if verdict <= Verdict.UNCHANGED:
+                if old is not new:
+                    self._match(old, new, now)
+                self._feeds.offer_merged(told.id)
+            if feed:
+                self._feeds.offer(feed, (told.id,))
+            self._name(told.id)
+        accepted, unchanged, stale = counts.values()
+        return Merged(accepted, unchanged, stale, len(parts) - accepted - unchanged - stale + (not is_whole))
+
+    def begin_reload(self) -> None:
+        self._reload = Reload()
+
+    def end_reload(self, now: float, entities_max: int) -> bool:
+        if self._reload is None:
+            return True
+        for id in self._reload.take(self._world.entities, entities_max):
+            state = self._world.entities.get(id)
+            if state is not None and not self._feeds.is_local(id):
+                self._world.let_die(state, now)
+                self._match(state, None, now)
+                self._feeds.offer_merged(id)
+        if not self._reload.is_over():
+            return False
+        self._reload = None
+        return True
+
+    def _name(self, id: str) -> None:
+        if self._reload is not None:
+            self._reload.named.add(id)
 
     # Changes of what a session may see
 
@@ -406,10 +480,12 @@ class ReferenceEngine:
             "sessions": len(self._sessions),
             "outbox_entities": sum(len(one.outbox) for one in self._sessions.values()),
             "pairs": self._pairs,
+            "feeds": len(self._feeds),
         }
 
     def verify(self) -> None:
         self._world.verify()
+        self._feeds.verify()
         assert self._numbers.keys() == self._world.entities.keys(), "the index has other entities than the world"
         assert {number: id for id, number in self._numbers.items()} == self._ids, "numbers are mixed up"
         self._places.verify({self._numbers[id]: state.geometry.boxes for id, state in self._world.entities.items()})

@@ -14,6 +14,7 @@ import msgspec
 
 from realtime.engine import Encoding
 from realtime.engine.reference.world import State
+from realtime.engine.states import write_object
 
 _json = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
@@ -58,14 +59,10 @@ def encode_feature(state: State) -> bytes:
             state.wire,
             kind,
             state.geometry.json,
-            _object({name: value.json for name, value in state.properties.items()}),
+            write_object({name: value.json for name, value in state.properties.items()}),
         )
         state.enters[Encoding.JSON] = found
     return found
-
-
-def _object(members: dict[str, bytes]) -> bytes:
-    return b"{" + b",".join(_json(name) + b":" + json for name, json in members.items()) + b"}"
 
 
 def encode_enter(state: State, encoding: Encoding) -> bytes:
@@ -112,8 +109,8 @@ def encode_patch(state: State, held: int, encoding: Encoding) -> bytes:
         changed = {name: value.json for name, value in state.properties.items() if value.version > held}
         changed |= {name: b"null" for name, version in state.removed.items() if version > held}
         if changed:
-            members["properties"] = _object(changed)
-        found = _object(members)
+            members["properties"] = write_object(changed)
+        found = write_object(members)
         if encoding is Encoding.MSGPACK:
             found = _pack(_decode(found))
         state.patches[encoding, held] = found

@@ -1,4 +1,4 @@
-"""The world: what is there now, what died lately, and how an update turns the one state into the next.
+"""The world: what is there now, what died lately, and how an update, or what another node tells, turns the one state into the next.
 
 Law: a `State` is never changed by an update that a client could see; the next one takes its place, so that old and
 new can be matched against the same view. Only what no view can tell apart (seen version, deadline) is set in place.
@@ -8,7 +8,7 @@ The world knows nothing of sessions.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
@@ -17,11 +17,15 @@ import msgspec
 from realtime.engine import Op, Settings, Update, Verdict
 from realtime.engine.digest import digest_of
 from realtime.engine.sampling import Key, sample_key
+from realtime.engine.states import Alive, Dead, Told, Unknown, in_order, write_object
+from realtime.engine.states import write as write_state
 from realtime.geo import Box, Geometry
 from realtime.values import VERSION_MAX, next_version
 
 REMOVED_MAX = 64  # removed properties remembered per entity, for patches
 KNOWN_MAX = 8  # wire versions remembered per entity: which versions of a client's `have` can be believed
+
+INFINITE = float("inf")
 
 _decode = msgspec.json.decode
 _encode = msgspec.json.Encoder().encode
@@ -109,8 +113,9 @@ class Tombstone(NamedTuple):
     seen: int
     by_publisher: bool
     is_expired: bool  # it was not deleted
-    died: float
+    died: float  # wherever that was; all nodes tell the same
     access: frozenset[str]  # who could see it: nobody else may learn that it was there
+    buried: float  # when this engine learned of it; from then on it is remembered so long
 
 
 class Change(NamedTuple):
@@ -122,11 +127,15 @@ class Change(NamedTuple):
 
 
 class World:
-    """Entities by id, tombstones by id, oldest death first, and the deadlines to come."""
+    """Entities by id, tombstones by id, oldest burial first, and the deadlines to come.
 
-    def __init__(self, settings: Settings, node_number: int) -> None:
+    A tombstone of which `is_owed` says that others still have to be told is not forgotten by time.
+    """
+
+    def __init__(self, settings: Settings, node_number: int, is_owed: Callable[[str], bool] = lambda id: False) -> None:
         self._settings = settings
-        self._node_number = node_number
+        self.node_number = node_number
+        self._is_owed = is_owed
         self.entities: dict[str, State] = {}
         self.tombstones: OrderedDict[str, Tombstone] = OrderedDict()
         self._deadlines: list[tuple[float, str]] = []  # a heap; an entity stands in it at or before its deadline
@@ -144,12 +153,12 @@ class World:
         elif before is not None and before.by_publisher:
             version = seen + 1
         else:
-            version, by_publisher = next_version(seen, now, self._node_number), False
+            version, by_publisher = next_version(seen, now, self.node_number), False
         if version > VERSION_MAX:
             return Change(Verdict.NO_VERSION_LEFT, old, old)
         if update.op is Op.DELETE:
             access = old.access if old else before.access if isinstance(before, Tombstone) else frozenset(("public",))
-            self._bury(update.id, Tombstone(version, by_publisher, False, now, access))
+            self._bury(update.id, Tombstone(version, by_publisher, False, now, access, now))
             return Change(Verdict.ACCEPTED, old, None)
         if old is None:
             if update.op is not Op.UPSERT:
@@ -157,13 +166,79 @@ class World:
             change = self._create(update, version)
         else:
             change = self._alter(old, update, version)
-        state = change.new
-        if change.verdict <= Verdict.UNCHANGED and state is not None:
-            state.seen, state.by_publisher = version, by_publisher
-            self.entities[update.id] = state
-            self.tombstones.pop(update.id, None)
-            self._schedule(state, now)
+        if change.verdict <= Verdict.UNCHANGED and change.new is not None:
+            self._keep(change.new, version, by_publisher)
+            self._schedule(change.new, now + change.new.ttl if change.new.ttl else INFINITE)
         return change
+
+    def _keep(self, state: State, seen: int, by_publisher: bool) -> None:
+        state.seen, state.by_publisher = seen, by_publisher
+        self.entities[state.id] = state
+        self.tombstones.pop(state.id, None)
+
+    def merge(self, told: Told, now: float) -> Change:
+        """Take over a state that another node tells, if it is newer than what is known; the higher seen version wins whole."""
+        state = told.state
+        old = self.entities.get(state.id)
+        tombstone = self.tombstones.get(state.id)
+        known = old or tombstone
+        if isinstance(state, Unknown) or (known is not None and state.seen <= known.seen):
+            return Change(Verdict.STALE, old, old)
+        if isinstance(state, Alive) and state.deadline and state.deadline <= now:
+            state = Dead(state.id, state.seen, state.by_publisher, state.deadline, True, state.access)
+        if isinstance(state, Dead):
+            if known is None and state.died + self._settings.tombstone_s <= now:
+                return Change(Verdict.STALE)  # everybody has forgotten it
+            access = frozenset(state.access)
+            self._bury(state.id, Tombstone(state.seen, state.by_publisher, state.is_expired, state.died, access, now))
+            return Change(Verdict.ACCEPTED, old, None)
+        update = Update(
+            Op.UPSERT,
+            state.id,
+            0,
+            told.geometry,
+            told.properties,
+            state.kind,
+            state.min_zoom,
+            state.rank,
+            frozenset(state.access),
+            state.ttl,
+        )
+        wire = _next_wire(state, known)
+        change = self._create(update, wire) if old is None else self._alter(old, update, wire)
+        assert change.new is not None and change.verdict <= Verdict.UNCHANGED, "what was told is too big, and that was checked"
+        self._keep(change.new, state.seen, state.by_publisher)
+        self._schedule(change.new, state.deadline or INFINITE)
+        return change
+
+    def let_die(self, state: State, now: float) -> None:
+        """Bury a living entity that is nowhere else, in the version that it has."""
+        self._bury(state.id, Tombstone(state.seen, state.by_publisher, False, now, state.access, now))
+
+    def tell(self, id: str) -> bytes:
+        """Return the entity's present state as others are told it."""
+        state = self.entities.get(id)
+        if state is not None:
+            return write_state(
+                Alive(
+                    id,
+                    state.seen,
+                    state.by_publisher,
+                    state.wire,
+                    float(state.ttl),  # an update may have named integers
+                    0.0 if state.deadline == INFINITE else float(state.deadline),
+                    state.kind,
+                    float(state.min_zoom),
+                    float(state.rank),
+                    in_order(state.access),
+                    state.geometry.json,
+                    write_object({name: value.json for name, value in state.properties.items()}),
+                )
+            )
+        dead = self.tombstones.get(id)
+        if dead is not None:
+            return write_state(Dead(id, dead.seen, dead.by_publisher, float(dead.died), dead.is_expired, in_order(dead.access)))
+        return write_state(Unknown(id))
 
     def _create(self, update: Update, version: int) -> Change:
         state = State()
@@ -217,9 +292,9 @@ class World:
         while len(self.tombstones) > self._settings.tombstones_max:
             self.tombstones.popitem(last=False)
 
-    def _schedule(self, state: State, now: float) -> None:
-        state.deadline = now + state.ttl if state.ttl else float("inf")
-        if state.deadline < self._queued.get(state.id, float("inf")):
+    def _schedule(self, state: State, deadline: float) -> None:
+        state.deadline = deadline
+        if state.deadline < self._queued.get(state.id, INFINITE):
             self._queued[state.id] = state.deadline
             heappush(self._deadlines, (state.deadline, state.id))
 
@@ -235,7 +310,7 @@ class World:
                 continue
             del self._queued[id]
             state = self.entities.get(id)
-            if state is None or state.deadline == float("inf"):
+            if state is None or state.deadline == INFINITE:
                 continue
             if state.deadline > due:  # even if that has come, too: others may come before it
                 self._queued[id] = state.deadline
@@ -244,19 +319,26 @@ class World:
             dead.append(state)
         dead.sort(key=lambda state: (state.deadline, state.id))
         for state in dead:
-            self._bury(state.id, Tombstone(state.seen, state.by_publisher, True, now, state.access))
+            self._bury(state.id, Tombstone(state.seen, state.by_publisher, True, now, state.access, now))
             yield state
-        while self.tombstones:
-            id, oldest = next(iter(self.tombstones.items()))
-            if oldest.died + self._settings.tombstone_s > now:
+        while True:
+            forgettable = self._next_forgettable()
+            if forgettable is None or forgettable[0] > now:
                 break
-            del self.tombstones[id]
+            del self.tombstones[forgettable[1]]
+
+    def _next_forgettable(self) -> tuple[float, str] | None:
+        """Return when which tombstone is forgotten next: the oldest; while that is still to be told, none is."""
+        for id, oldest in self.tombstones.items():
+            return None if self._is_owed(id) else (oldest.buried + self._settings.tombstone_s, id)
+        return None
 
     def next_expiry(self) -> float | None:
         """Return when `expire` will have something to do."""
         times = [self._deadlines[0][0]] if self._deadlines else []
-        if self.tombstones:
-            times.append(next(iter(self.tombstones.values())).died + self._settings.tombstone_s)
+        forgettable = self._next_forgettable()
+        if forgettable is not None:
+            times.append(forgettable[0])
         return min(times, default=None)
 
     def verify(self) -> None:
@@ -270,10 +352,10 @@ class World:
                 [state.geometry_version, state.move_since, *(p.version for p in state.properties.values()), *state.removed.values()]
             )
             assert newest <= state.wire, f"{id}: changed after its wire version"
-            assert state.deadline == float("inf") or self._queued.get(id, float("inf")) <= state.deadline, f"{id}: would never expire"
-        died = [tombstone.died for tombstone in self.tombstones.values()]
-        assert died == sorted(died), "tombstones out of order"
-        assert len(died) <= self._settings.tombstones_max, "too many tombstones"
+            assert state.deadline == INFINITE or self._queued.get(id, INFINITE) <= state.deadline, f"{id}: would never expire"
+        buried = [tombstone.buried for tombstone in self.tombstones.values()]
+        assert buried == sorted(buried), "tombstones out of order"
+        assert len(buried) <= self._settings.tombstones_max, "too many tombstones"
 
 
 def _changed_properties(old: State, update: Update, version: int) -> tuple[dict[str, Property], dict[str, int], int]:
@@ -302,6 +384,12 @@ def _changed_properties(old: State, update: Update, version: int) -> tuple[dict[
         name = next(iter(removed))
         dropped = max(dropped, removed.pop(name))
     return properties, removed, dropped
+
+
+def _next_wire(told: Alive, known: State | Tombstone | None) -> int:
+    """Return the wire version of a state that is told: its own, if that is above all that a client can have held."""
+    held = 0 if known is None else known.wire if isinstance(known, State) else known.seen
+    return told.wire if told.wire > held else told.seen
 
 
 def _set_unseen(state: State, update: Update) -> None:
