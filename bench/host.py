@@ -29,6 +29,7 @@ from bench.dense import WORKLOADS
 from bench.publish import Published, publish
 from bench.workloads import City, Move, entity_id
 from realtime.cli.serve import serve_until_told
+from realtime.cluster.workers import Place
 from realtime.config import load
 from realtime.server import Server
 
@@ -155,4 +156,6 @@ async def live(server: Server) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.host")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
-    serve_until_told(load(settings=parser.parse_args().set), live)
+    parser.add_argument("--place", type=lambda text: msgspec.json.decode(text, type=Place), metavar="JSON", help="one of several workers")
+    given = parser.parse_args()
+    serve_until_told(load(settings=given.set), live, given.place)

@@ -169,9 +169,10 @@ class Pair:
             async def listen() -> None:
                 async for _ in changes:
                     probe = client.mirror.entities.get("probe")
-                    if probe is not None:
+                    if probe is not None and probe["properties"]["at"] >= since:
                         found.append((time.monotonic() - probe["properties"]["at"]) * 1000)
 
+            since = time.monotonic()  # what an earlier window left there is no probe of this one
             listening = asyncio.ensure_future(listen())
             for _ in range(int(seconds / PROBE_S)):
                 begun = time.monotonic()
@@ -202,38 +203,44 @@ async def pair(url: str) -> AsyncIterator[Pair]:
 # The yardstick
 
 
-def _write_bare(url: str, seconds: float, counts: Any) -> None:
+def _write_bare(url: str, seconds: float, counts: Any, entry_bytes: int, entries: int) -> None:
     async def run() -> None:
-        client, batch, shards = plain_client(url), os.urandom(ENTRY_BYTES), RedisConfig().shards
+        client, batch, shards = plain_client(url), os.urandom(entry_bytes), RedisConfig().shards
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             async with client.pipeline(transaction=False) as pipe:
-                for shard in range(shards):
-                    pipe.xadd(f"bare:{shard}", {b"e": b"0123456789abcdef", b"s": batch}, maxlen=1000, approximate=True)
+                for entry in range(entries):
+                    key = f"bare:{entry % shards}"
+                    pipe.xadd(key, {b"e": b"0123456789abcdef", b"s": batch}, maxlen=50_000, approximate=True)
                 await pipe.execute()
-            counts[0] += shards * len(batch)
+            counts[0] += entries * len(batch)
 
     asyncio.run(run())
 
 
-def _read_bare(url: str, seconds: float, counts: Any) -> None:
+def _read_bare(url: str, seconds: float, counts: Any, entry_bytes: int, entries: int) -> None:
     async def run() -> None:
         client = plain_client(url)
         last: dict[Any, Any] = {f"bare:{shard}": "0-0" for shard in range(RedisConfig().shards)}
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for name, entries in await client.xread(last, count=32, block=100) or ():
-                last[name.decode()] = entries[-1][0]
-                counts[1] += sum(len(fields[b"s"]) for _, fields in entries)
+            for name, found in await client.xread(last, count=entries, block=100) or ():
+                last[name.decode()] = found[-1][0]
+                counts[1] += sum(len(fields[b"s"]) for _, fields in found)
 
     asyncio.run(run())
 
 
-async def bare_bytes_per_s(url: str, seconds: float) -> float:
-    """Return how many bytes a second redis-py carries from one process to another through this Valkey."""
+async def bare_bytes_per_s(url: str, seconds: float, entry_bytes: int, entries: int) -> float:
+    """Return how many bytes a second redis-py carries from one process to another through this Valkey.
+
+    They are written as entries of `entry_bytes`, so many of them in a pipeline.
+    """
     context = multiprocessing.get_context("spawn")
     counts = context.Array("d", 2, lock=False)
-    processes = [context.Process(target=target, args=(url, seconds + 1, counts)) for target in (_write_bare, _read_bare)]
+    processes = [
+        context.Process(target=target, args=(url, seconds + 1, counts, entry_bytes, entries)) for target in (_write_bare, _read_bare)
+    ]
     for process in processes:
         process.start()
     while counts[1] == 0:  # noqa: ASYNC110 - another process counts
@@ -300,7 +307,8 @@ async def measure_bus(result: Result, rates: Sequence[float], seconds: float, se
     """Find the highest rate that the second node keeps up with; compare it with the yardstick; measure latencies below it."""
     windows: list[Window] = []
     async with valkey() as url:
-        bare_before = await bare_bytes_per_s(url, seconds)
+        batches = (ENTRY_BYTES, RedisConfig().shards)
+        bare_before = await bare_bytes_per_s(url, seconds, *batches)
         async with pair(url) as nodes:
             await nodes.fill(seed)
             for rate in rates:
@@ -309,12 +317,18 @@ async def measure_bus(result: Result, rates: Sequence[float], seconds: float, se
             kept = [window for window in windows if window.keeps_up]
             best = max(kept or windows[:1], key=lambda window: window.told_per_s)
             latencies = {share: await nodes.latencies(best.told_per_s * share, seconds) for share in (0.0, 0.1, 0.5)}
-        bare_after = await bare_bytes_per_s(url, seconds)
+        bare_after = await bare_bytes_per_s(url, seconds, *batches)
+        bare_each = await bare_bytes_per_s(url, seconds, round(best.bytes_per_state), STORED_BATCH)
     bare = [before / best.bytes_per_state for before in (bare_before, bare_after)]
     facts = {"bytes per state": round(best.bytes_per_state, 1), "MB/s": round(best.told_per_s * best.bytes_per_state / 1e6, 1)}
     result.row("changes from node to node", [best.told_per_s], "changes/s", key="bus_changes", facts=facts)
-    result.row("the same bytes by a bare redis-py pipeline", bare, "states/s")
-    result.row("changes from node to node against it", [best.told_per_s / statistics.mean(bare)], "x", key="bus_bare")
+    result.row("the same bytes by a bare redis-py pipeline, in entries as large", bare, "states/s")
+    each = bare_each / best.bytes_per_state
+    result.row("the same bytes by a bare redis-py pipeline, an entry for each state", [each], "states/s")
+    result.row("changes from node to node against that", [best.told_per_s / each], "x")
+    result.row(
+        "changes from node to node against a pipeline of entries as large", [best.told_per_s / statistics.mean(bare)], "x", key="bus_bare"
+    )
     for share, found in latencies.items():
         name = f"publish over HTTP to a viewer of the other node, at {share:.0%} of it"
         quantiles = statistics.quantiles(found, n=100)

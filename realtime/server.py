@@ -162,7 +162,7 @@ class Server:
     async def _take_place(self, place: Place, gate: Gate) -> None:
         """Be one of several processes on this machine; return when the world that the others hold is here."""
         if place.is_hub:
-            gate.others = self._hub = Hub(self.node, place)
+            gate.others = self._hub = Hub(self.node, place, self._cluster.feed if self._cluster is not None else 0)
             await self._hub.start()
         else:
             self._join = Join(self.node, place, PROCESS, lambda what, argument: answer(gate, place.number, what, argument))

@@ -1,6 +1,6 @@
 """Two engines behind one seam: every call goes to both, and what they answer must be the same.
 
-Law: frames are compared decoded, whatever the order of members; everything else as it is. What engines may choose for
+Law: frames are compared decoded, whatever the order of members; everything else as it is, batches of states byte for byte. What engines may choose for
 themselves (the numbers of sessions, the moment until which an expiry may be late, which of those that are to die at the
 same moment die first where only so many may) is not compared.
 """
@@ -16,7 +16,7 @@ import msgspec
 
 from realtime._native import NativeEngine
 from realtime.counters import Histogram
-from realtime.engine import Check, Encoding, Settings, Update, Verdict, View
+from realtime.engine import Check, Encoding, FeedKind, Merged, Settings, Update, Verdict, View
 from realtime.engine.filters import Filter
 from realtime.engine.reference import ReferenceEngine
 from realtime.geo import Box
@@ -124,6 +124,49 @@ class DualEngine:
 
     def next_expiry(self) -> float | None:
         return self.reference.next_expiry()
+
+    def renumber(self, node_number: int) -> None:
+        self.reference.renumber(node_number)
+        self.native.renumber(node_number)
+
+    def open_feed(self, kind: FeedKind) -> int:
+        feed = self.reference.open_feed(kind)
+        assert self.native.open_feed(kind) == feed
+        return feed
+
+    def close_feed(self, feed: int) -> None:
+        self.reference.close_feed(feed)
+        self.native.close_feed(feed)
+
+    def offer_all(self, feed: int) -> None:
+        self.reference.offer_all(feed)
+        self.native.offer_all(feed)
+
+    def feed_size(self, feed: int) -> int:
+        size = self.reference.feed_size(feed)
+        assert self.native.feed_size(feed) == size
+        return size
+
+    def take_feed(self, feed: int, shards: int, bytes_max: int) -> list[bytes]:
+        batches = self.reference.take_feed(feed, shards, bytes_max)
+        others = self.native.take_feed(feed, shards, bytes_max)
+        assert others == batches, f"the batches differ:\n{batches}\n{others}"
+        return others
+
+    def merge(self, batch: bytes, now: float, feed: int = 0) -> Merged:
+        merged = self.reference.merge(batch, now, feed)
+        other = self.native.merge(batch, now, feed)
+        assert other == merged, f"of {batch!r} the one makes {merged}, the other {other}"
+        return merged
+
+    def begin_reload(self) -> None:
+        self.reference.begin_reload()
+        self.native.begin_reload()
+
+    def end_reload(self, now: float, entities_max: int) -> bool:
+        is_over = self.reference.end_reload(now, entities_max)
+        assert self.native.end_reload(now, entities_max) == is_over
+        return is_over
 
     def statistics(self, session: int | None = None) -> dict[str, int | float]:
         numbers = self.reference.statistics(session)

@@ -1,6 +1,7 @@
 """Publishers of a trace to several nodes: they outlive a node, and publish again what may have died with it.
 
-Law: every update is in the model before it is published, and has a version. What a node has accepted and not told when it
+Law: every update is in the model before it is published, and has a version. Beside the buses, of which each is soon heard of
+again, there are marks that are set once and then left alone, or deleted once: what is lost of those is lost for good. What a node has accepted and not told when it
 is killed is lost, so what was answered shortly before, and what was never answered, is published again: as whole
 Features in the versions that they had, as a node that was killed may know less than it did.
 """
@@ -28,6 +29,7 @@ AHEAD_S = 0.25  # the model lets notices die this much earlier than the nodes, w
 AGAIN_S = 1.0  # what was answered so long before a kill is published again
 UPDATES_MAX = 300  # in a request
 IDLE_S = 0.01
+APART = ("notice-", "mark-")
 STAFF = "group:staff"
 
 Update = dict[str, Any]
@@ -49,6 +51,7 @@ class Publishers:
         self._speed = speed
         self._version = 0
         self._deadlines: list[float] = []
+        self._marks: list[str] = []  # those that live
         self._waiting: list[dict[str, Update]] = [{} for _ in nodes]  # what the trace says, by id; a backlog keeps the newest
         self._owed: list[set[str]] = [set() for _ in nodes]  # ids to be published again
         self._answered: list[deque[tuple[float, list[str]]]] = [deque() for _ in nodes]
@@ -153,6 +156,8 @@ class Publishers:
         assert isinstance(verdict, str), f"{update}: {verdict}"
         self.verdicts[verdict] += 1
         self.ops[update.get("op", "upsert")] += 1
+        if update.get("kind") == "mark":
+            self._marks.append(update["id"])
         if "ttl" in update:
             heapq.heappush(self._deadlines, now + update["ttl"])
         return update
@@ -171,6 +176,20 @@ class Publishers:
         elif tombstone is not None and tombstone.reason == "deleted":
             yield {"op": "delete", "id": id, "version": tombstone.seen}
 
+    def _asides(self, report: Update) -> list[Update]:
+        """Return what now and then comes with a row: a deletion of the bus, a notice, a mark and the deletion of an earlier one."""
+        asides: list[Update] = []
+        if self.random.random() < 0.01:
+            asides.append({"op": "delete", "id": report["id"]})
+        if self.random.random() < 0.02:
+            asides.append(self._notice(report))
+        if self.random.random() < 0.05:
+            mark = {"type": "Feature", "id": f"mark-{self._version}", "kind": "mark", "geometry": report["geometry"]}
+            asides.append(mark | {"properties": {"text": "somebody was here"}})
+        if self._marks and self.random.random() < 0.02:
+            asides.append({"op": "delete", "id": self._marks.pop(self.random.randrange(len(self._marks)))})
+        return asides
+
     def _notice(self, report: Update) -> Update:
         text = {"text": f"{report['id']} passed", "of": [1, {"nested": None}]}
         notice = {"type": "Feature", "id": f"notice-{self._version}", "kind": "notice", "geometry": report["geometry"]}
@@ -179,7 +198,7 @@ class Publishers:
 
 def settings_of(id: str) -> Update:
     """Return what a Feature of this id sets beside its content."""
-    if id.startswith("notice"):
+    if id.startswith(APART):
         return {}
     number = sum(id.encode())
     return ({"min_zoom": 12} if number % 5 == 0 else {}) | ({"access": [STAFF]} if number % 7 == 0 else {})
@@ -203,15 +222,14 @@ class ByEntity(Publishers):
         self._told[number].clear()
 
     def _updates(self, report: Update) -> list[Update]:
-        if report["id"].startswith("notice"):
+        if report["id"].startswith(APART) or "op" in report:
             return [report]
         updates = [self._report(report)]
-        if self.random.random() < 0.01:
-            updates.append({"op": "delete", "id": report["id"]})
-        if self.random.random() < 0.02:
-            notice = self._notice(report)
-            # Through its own publisher, and not at once.
-            self._waiting[self._publisher_of(notice["id"])].setdefault(notice["id"], notice)
+        for aside in self._asides(report):
+            if aside["id"] == report["id"]:
+                updates.append(aside)
+            else:  # through its own publisher, and not at once
+                self._waiting[self._publisher_of(aside["id"])][aside["id"]] = aside
         return updates
 
     def _report(self, report: Update) -> Update:
@@ -244,12 +262,7 @@ class Anywhere(Publishers):
         self._owed[self.random.randrange(len(self.nodes))] |= ids
 
     def _updates(self, report: Update) -> list[Update]:
-        updates = [report | settings_of(report["id"])]
-        if self.random.random() < 0.01:
-            updates.append({"op": "delete", "id": report["id"]})
-        if self.random.random() < 0.02:
-            updates.append(self._notice(report))
-        return updates
+        return [report | settings_of(report["id"]), *self._asides(report)]
 
     def _finished(self, update: Update) -> Update:
         if "op" in update:

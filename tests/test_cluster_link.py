@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,90 +12,18 @@ import pytest
 import redis.exceptions as errors
 from redis.crc import key_slot
 
-from realtime.cluster.discovery import Slots, ask_sentinels, parse_master, parse_slots
 from realtime.cluster.link import BLOCK_MS, Link
 from realtime.cluster.trouble import classify
 from realtime.config import RedisConfig
 from realtime.errors import ConfigError
-from tests.conftest import ROOT
 from tests.fault_proxy import FaultProxy
-from tests.redis_servers import Cluster, SentinelPair, cluster3, redis_server, redis_tls, sentinel_pair, valkey
-
-PASSWORD = "s3cret-of-the-user"
+from tests.redis_links import PASSWORD, acl_line, failure, linked, trouble_of, use
+from tests.redis_servers import Cluster, SentinelPair, cluster3, redis_server, sentinel_pair, valkey
 
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": True}  # as the server runs; test_connections.py runs on both loops
-
-
-@asynccontextmanager
-async def linked(url: str, **settings: Any) -> AsyncIterator[Link]:
-    """Have a link that is not opened yet, with short timeouts unless told otherwise."""
-    link = Link(RedisConfig(url=url, **({"timeout_s": 1.0, "connect_timeout_s": 1.0, "shards": 4} | settings)), "node 1")
-    try:
-        yield link
-    finally:
-        await link.aclose()
-
-
-async def use(link: Link, shard: int) -> None:
-    """Run every command that the bus, the store and the leases use, on one shard's keys."""
-    client = link.client(shard)
-    tag = f"realtime:{{{shard}}}"
-    async with client.pipeline(transaction=False) as pipe:
-        pipe.xadd(f"{tag}:log", {b"e": b"epoch", b"s": b"batch"})
-        pipe.xadd(f"{tag}:log", {b"e": b"epoch", b"s": bytes(100_000)})
-        first, last = await pipe.execute()
-    assert (await client.xinfo_stream(f"{tag}:log"))["last-generated-id"] == last
-    answer: Any = await client.xrange(f"{tag}:log", f"({first.decode()}", "+", count=10)
-    assert [id for id, _ in answer] == [last]
-    answer = await link.reader(shard).xread({f"{tag}:log": "0-0"}, count=32, block=BLOCK_MS)
-    ((name, entries),) = answer
-    assert name == f"{tag}:log".encode()
-    assert dict(entries)[first] == {b"e": b"epoch", b"s": b"batch"}
-    assert await client.xtrim(f"{tag}:log", minid=last, approximate=False) >= 1
-    await client.delete(f"{tag}:writer")
-    assert await client.set(f"{tag}:writer", b"epoch", nx=True, px=10_000)
-    assert not await client.set(f"{tag}:writer", b"other", nx=True, px=10_000)
-    async with client.pipeline(transaction=True) as pipe:
-        await pipe.watch(f"{tag}:writer")
-        assert await pipe.get(f"{tag}:writer") == b"epoch"
-        pipe.multi()  # type: ignore[no-untyped-call]
-        pipe.hset(f"{tag}:entities", mapping={"bus-1": b"state", "bus-2": b"state"})
-        pipe.hdel(f"{tag}:entities", "bus-2")
-        pipe.set(f"{tag}:applied", last)
-        pipe.pexpire(f"{tag}:writer", 10_000)
-        await pipe.execute()
-    async with client.pipeline(transaction=True) as pipe:
-        await pipe.watch(f"{tag}:writer")  # and thinks better of it
-    assert await client.hscan(f"{tag}:entities", 0, count=500) == (0, {b"bus-1": b"state"})
-    for key in ("realtime:world", "realtime:node:17", "viewport:ann"):
-        assert await link.home(key).set(key, b"x", px=10_000)
-        assert await link.home(key).get(key) == b"x"
-
-
-async def open_and_use(link: Link) -> None:
-    await link.open()
-    await use(link, 0)
-
-
-async def trouble_of(command: Awaitable[Any]) -> str:
-    """Return the word for why a command fails."""
-    with pytest.raises(errors.RedisError) as caught:
-        await command
-    return classify(caught.value)
-
-
-async def failure(link: Link) -> str:
-    """Return the word for why a link does not open."""
-    return await trouble_of(link.open())
-
-
-def acl_line() -> str:
-    """Return the rules that the docs give, as `ACL SETUSER` takes them."""
-    (line,) = re.findall(r"^user (realtime on .*)$", (ROOT / "docs" / "redis.md").read_text(), re.MULTILINE)
-    return str(line).replace(">PASSWORD", f">{PASSWORD}")
 
 
 @pytest.fixture
@@ -235,149 +159,6 @@ async def test_what_is_no_redis_and_what_has_no_name() -> None:
         assert await failure(link) == "refused"
 
 
-# Who may
-
-
-@pytest.mark.parametrize("kind", ["redis", "valkey"])
-async def test_the_rights_in_the_docs_are_enough_and_no_more(kind: str, password_file: str) -> None:
-    async with redis_server() if kind == "redis" else valkey() as server:
-        await server.add_user(acl_line())
-        async with linked(f"{server.url}/1", username="realtime", password_file=password_file) as link:
-            await link.open()
-            await use(link, 0)
-            client = link.client(0)
-            for command in (
-                "KEYS *",
-                "FLUSHALL",
-                "CONFIG GET *",
-                "EVAL x 0",
-                "PUBLISH c m",
-                "SCAN 0",
-                "ACL WHOAMI",
-                "DEBUG SLEEP 0",
-                "XDEL a 0",
-            ):
-                with pytest.raises(errors.NoPermissionError):
-                    await client.execute_command(*command.split())  # type: ignore[no-untyped-call]
-            with pytest.raises(errors.NoPermissionError) as caught:
-                await client.get("other:key")
-            assert classify(caught.value) == "forbidden"
-
-
-async def test_each_right_in_the_docs_is_needed(password_file: str) -> None:
-    """Without any one of them something fails; those of sentinels and clusters are needed there."""
-    commands = [word for word in acl_line().split() if word.startswith("+")]
-    async with valkey(persists=False) as server:
-        await server.add_user(acl_line())
-        for command in commands:
-            if command in ("+role", "+cluster|slots"):
-                continue
-            await server.call("ACL", "SETUSER", "realtime", f"-{command[1:]}")
-            async with linked(f"{server.url}/1", username="realtime", password_file=password_file) as link:
-                assert await trouble_of(open_and_use(link)) == "forbidden", command
-            await server.call("ACL", "SETUSER", "realtime", command)
-
-
-async def test_wrong_passwords_and_rotation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    file = tmp_path / "password"
-    async with valkey() as server:
-        await server.add_user(acl_line())
-        async with linked(server.url, username="realtime", password_file=str(file)) as link:
-            assert await failure(link) == "password"
-            file.write_text("s3cret-but-wrong")
-            assert await failure(link) == "password"
-            file.write_text(PASSWORD)
-            await link.open()
-            # Rotation: both are good, the file is replaced, the old one goes. Nothing is restarted.
-            await server.call("ACL", "SETUSER", "realtime", ">s3cret-and-new")
-            file.write_text("s3cret-and-new\n")
-            await server.call("ACL", "SETUSER", "realtime", f"<{PASSWORD}")
-            await use(link, 0)
-            await link.reset()
-            await use(link, 0)
-            shown = "".join(
-                map(repr, [link, link.client(0), link.client(0).connection_pool, *link.client(0).connection_pool._available_connections])
-            )
-            assert "realtime:node_1" in shown
-            assert "s3cret" not in shown + caplog.text
-        async with linked(server.url) as link:
-            await server.call("CONFIG", "SET", "requirepass", "s3cret")
-            assert await failure(link) == "password"
-
-
-# TLS
-
-
-async def test_tls(tmp_path: Path) -> None:
-    async with redis_tls() as server:
-        assert server.certificates is not None
-        ca = server.certificates.ca_file
-        async with linked(server.url, ca_file=ca) as link:
-            await link.open()
-            await use(link, 0)
-        async with linked(server.url.replace("127.0.0.1", "localhost"), ca_file=ca) as link:
-            await link.open()
-        async with linked(server.url) as link:
-            assert await failure(link) == "tls"  # an authority that nobody knows
-        async with linked(server.url, ca_file=str(tmp_path / "absent")) as link:
-            assert await failure(link) == "tls"
-        async with linked(server.url.replace("rediss", "redis")) as link:
-            assert await failure(link) == "lost"
-    async with valkey() as server, linked(server.url.replace("redis", "rediss"), ca_file=ca) as link:
-        assert await failure(link) in ("tls", "lost")
-
-
-async def test_the_name_in_the_certificate() -> None:
-    async with redis_tls() as server:
-        assert server.certificates is not None
-        ca = server.certificates.ca_file
-        # The same address, by a name that the certificate does not have.
-        url = server.url.replace("127.0.0.1", "127.1")
-        async with linked(url, ca_file=ca) as link:
-            assert await failure(link) == "tls"
-        async with linked(url, ca_file=ca, tls_hostname=False) as link:
-            await link.open()
-
-
-async def test_client_certificates(tmp_path: Path) -> None:
-    async with redis_tls(wants_client_certificate=True) as server:
-        files = server.certificates
-        assert files is not None
-        async with linked(server.url, ca_file=files.ca_file) as link:
-            assert await failure(link) in ("tls", "lost")
-        settings = {"ca_file": files.ca_file, "cert_file": files.client_cert_file, "key_file": files.client_key_file}
-        async with linked(server.url, **settings) as link:
-            await link.open()
-            await use(link, 0)
-        async with linked(
-            server.url, ca_file=files.ca_file, cert_file=joined(tmp_path, files.client_key_file, files.client_cert_file)
-        ) as link:
-            await link.open()
-
-
-def joined(directory: Path, *files: str) -> str:
-    path = directory / "both.pem"
-    path.write_bytes(b"".join(Path(file).read_bytes() for file in files))
-    return str(path)
-
-
-async def test_a_tls_server_that_freezes_is_left_at_once() -> None:
-    async with redis_tls() as server:
-        assert server.certificates is not None
-        async with linked(server.url, ca_file=server.certificates.ca_file, timeout_s=0.3, connect_timeout_s=0.3) as link:
-            await link.open()
-            server.freeze()
-            began = time.monotonic()
-            for _ in range(3):
-                assert await failure(link) == "timeout"
-            await link.reset()
-            await link.aclose()
-            assert time.monotonic() - began < 5 * 3 * 0.3
-            server.thaw()
-            await link.open()
-
-
 # Sentinels
 
 
@@ -432,24 +213,6 @@ async def test_sentinels_that_are_gone_or_know_no_such_master() -> None:
             assert await failure(link) == "timeout"  # one of three is no majority
             pair.sentinels[1].thaw()
             await link.open()
-
-
-async def test_the_newest_configuration_wins() -> None:
-    """A sentinel that was cut off still names the old master."""
-    async with sentinel_pair() as pair:
-        places = [(server.host, server.port) for server in pair.sentinels]
-
-        class Asked:
-            def __init__(self, place: tuple[str, int]) -> None:
-                self.place = place
-                self.connection_pool = link._make_sentinel(place).connection_pool
-
-            async def execute_command(self, *_: str) -> list[bytes]:
-                old = self.place == places[0]
-                return [b"ip", b"10.0.0.1" if old else b"10.0.0.2", b"port", b"6379", b"config-epoch", b"3" if old else b"12"]
-
-        async with linked(pair.url, **sentinel_settings(pair)) as link:
-            assert await ask_sentinels(places, pair.name, Asked) == ("10.0.0.2", 6379)  # type: ignore[arg-type]
 
 
 # Cluster
@@ -523,7 +286,7 @@ async def test_a_cluster_whose_node_is_gone() -> None:
 
 async def test_one_server_that_is_called_a_cluster() -> None:
     async with redis_server() as server, linked(server.url, mode="cluster") as link:
-        assert await failure(link) == "other"
+        assert await failure(link) == "format"
 
 
 # What is decided without a server
@@ -585,31 +348,3 @@ def test_urls(url: str, address: str) -> None:
     link = Link(config, "n")
     assert link.address == address
     assert repr(link) == f"<Link {address} single>"
-
-
-def test_slots_that_nobody_serves() -> None:
-    a, b = ("a", 1), ("b", 2)
-    slots = Slots([(100, 199, b), (0, 99, a), (300, 16383, a)])
-    assert [slots.owner(slot) for slot in (0, 99, 100, 199, 300, 16383)] == [a, a, b, b, a, a]
-    for slot in (200, 299):
-        with pytest.raises(errors.ClusterDownError) as caught:
-            slots.owner(slot)
-        assert classify(caught.value) == "moved"
-    assert sorted(slots.places) == [a, b]
-
-
-def test_answers_of_a_cluster() -> None:
-    answer = [[0, 99, [b"10.0.0.1", 7000, b"id"], [b"10.0.0.2", 7001, b"id"]], [100, 16383, [b"", 7002, b"id", []]], [7, 7, [None, 1, b""]]]
-    assert parse_slots(answer[:2], ("asked", 1)).owner(50) == ("10.0.0.1", 7000)
-    assert parse_slots(answer[:2], ("asked", 1)).owner(100) == ("asked", 7002)
-    assert parse_slots(answer[2:], ("asked", 1)).owner(7) == ("asked", 1)
-    for bad in (None, [1], [[0, 1]], [[0, 1, []]], [["x", 1, [b"a", 1]]]):
-        with pytest.raises(errors.InvalidResponse):
-            parse_slots(bad, ("asked", 1))
-
-
-def test_answers_of_a_sentinel() -> None:
-    assert parse_master([b"name", b"m", b"ip", b"10.0.0.1", b"port", b"7000", b"config-epoch", b"4"]) == (4, ("10.0.0.1", 7000))
-    for bad in (None, [b"ip"], [b"ip", b"a"], [b"ip", b"a", b"port", b"x", b"config-epoch", b"1"]):
-        with pytest.raises(errors.InvalidResponse):
-            parse_master(bad)

@@ -22,7 +22,7 @@ from realtime.cluster.trouble import classify
 from realtime.config import RedisConfig
 from realtime.errors import ConfigError
 from tests.fault_proxy import FaultProxy
-from tests.redis_servers import Server, make_certificates, valkey
+from tests.redis_servers import Server, make_certificates, valkey, wait_for
 
 KEYS = 50
 
@@ -212,6 +212,26 @@ async def test_closing_drops_also_what_is_in_use() -> None:
             await client.ping()
         assert pool.sizes[1] == 0
         assert not any(connection.is_connected for connection in pool._available_connections)
+
+
+async def test_closing_while_somebody_connects() -> None:
+    async with valkey(persists=False) as server, FaultProxy(server.host, server.port) as proxy, shared(proxy) as (client, pool):
+        proxy.latency_s = 0.05
+        pool.connection_kwargs["client_name"] = "slow"  # so that there is a handshake to be interrupted
+        command = asyncio.ensure_future(client.get("a"))
+        await wait_for_connections(proxy)
+        pool.close_nowait()
+        with pytest.raises(errors.ConnectionError):
+            await command
+        assert pool.sizes == (1, 0)
+        assert not pool._available_connections[0].is_connected
+
+
+async def wait_for_connections(proxy: FaultProxy) -> None:
+    async def is_taken() -> bool:
+        return proxy.connections > 0
+
+    await wait_for(is_taken, "a connection")
 
 
 async def test_a_frozen_server_that_takes_no_bytes_holds_no_socket() -> None:

@@ -99,7 +99,9 @@ def test_any_bit_that_flips_costs_its_record_and_no_other(path: Path) -> None:
 
 @given(
     batches=some.lists(some.binary(max_size=60).map(lambda tail: b"\xdd" + tail), max_size=8),
-    damage=some.lists(some.tuples(some.integers(len(MAGIC), 700), some.sampled_from([b"\0", b"\xff", MARK, HEAD.pack(MARK, 20, 7)])), max_size=3),
+    damage=some.lists(
+        some.tuples(some.integers(len(MAGIC), 700), some.sampled_from([b"\0", b"\xff", MARK, HEAD.pack(MARK, 20, 7)])), max_size=3
+    ),
     read_bytes=some.integers(1, 90),
 )
 def test_whatever_is_overwritten_only_what_was_written_is_read(
@@ -179,8 +181,8 @@ def test_a_file_of_something_else_is_refused_and_left_as_it_is(path: Path, conte
 
 def test_what_is_no_file_is_refused(path: Path) -> None:
     os.mkfifo(path)
-    for name, why in ((path, "not a regular file"), ("/dev/null", "not a regular file"), (path.parent, "directory"), (path / "x", "directory"),
-                      (path.parent / "none" / "x", "No such")):  # fmt: skip
+    names = {path: "not a regular file", path.parent: "directory", path / "x": "directory", path.parent / "none" / "x": "No such"}
+    for name, why in {**names, Path("/dev/null"): "not a regular file"}.items():
         with pytest.raises(FileRefused, match=why):
             Log.open(str(name), WORLD)
 

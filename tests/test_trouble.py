@@ -56,7 +56,10 @@ def during(error: Exception, context: Exception) -> Exception:
         ("ERR max number of clients reached", "refused"),
         ("EXECABORT Transaction discarded because of: NOPERM User u has no permissions to run the 'exec' command", "forbidden"),
         ("ERR EXEC without MULTI", "forbidden"),
-        ("ERR unknown command 'XADD'", "other"),
+        ("ERR unknown command 'XADD', with args beginning with: 'realtime:{0}:log'", "format"),
+        ("ERR unknown subcommand 'SLOTS'. Try CLUSTER HELP.", "format"),
+        ("ERR This instance has cluster support disabled", "format"),
+        ("ERR something else", "other"),
         ("SOMETHING new", "other"),
         ("", "other"),
     ],
@@ -159,7 +162,7 @@ def test_what_a_server_repeats_of_a_command_is_not_shown(caplog: pytest.LogCaptu
     trouble.note("bus", of_server("ERR unknown command 'AUTH', with args beginning with: 's3cret'"))
     trouble.note("store", caused(errors.ConnectionError("s3cret"), of_server("WRONGPASS s3cret")))
     assert "s3cret" not in caplog.text + repr(trouble.states) + repr(trouble.counts)
-    assert [state.word for state in trouble.states.values()] == ["other", "password"]
+    assert [state.word for state in trouble.states.values()] == ["format", "password"]
 
 
 def test_the_docs_have_the_same_table() -> None:

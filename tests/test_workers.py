@@ -15,7 +15,6 @@ import signal
 import socket
 import stat
 import struct
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -461,6 +460,10 @@ async def test_a_worker_that_hangs_is_left_out(serve: Any) -> None:
     await until(lambda: _is_up(server))
 
 
+def _exists(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
+
+
 async def _is_up(server: Server) -> bool:
     return await server.metric("realtime_worker_up", worker="1") == 1
 
@@ -542,8 +545,11 @@ async def test_only_the_same_user_gets_to_the_socket(serve: Any) -> None:
     assert stat.S_IMODE((directory / "hub").stat().st_mode) == 0o600
     if os.geteuid() == 0:
         code = f"import socket; socket.socket(socket.AF_UNIX).connect({str(directory / 'hub')!r})"
-        done = subprocess.run(["/usr/bin/env", "python3", "-c", code], user=65534, capture_output=True, text=True, check=False)
-        assert "PermissionError" in done.stderr
+        nobody = await asyncio.create_subprocess_exec(
+            "/usr/bin/env", "python3", "-c", code, user=65534, stderr=asyncio.subprocess.PIPE
+        )  # fmt: skip
+        _, err = await asyncio.wait_for(nobody.communicate(), TIMEOUT_S)
+        assert b"PermissionError" in err
     server.process.terminate()
     await server.end()
     assert not directory.exists()
@@ -603,7 +609,7 @@ async def test_the_addresses_are_printed_once_and_all_end_together(serve: Any) -
         code, out, err = await server.end()
     assert (code, out) == (0, "")
     assert "Traceback" not in err
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers.values())
+    assert not any(map(_exists, workers.values()))
 
 
 async def test_a_worker_alone_can_be_told_to_go_and_comes_back(serve: Any) -> None:
@@ -624,7 +630,7 @@ async def test_workers_end_when_their_supervisor_is_killed(serve: Any) -> None:
     server.process.kill()
 
     async def are_gone() -> bool:
-        return not any(Path(f"/proc/{pid}").exists() for pid in workers.values())
+        return not any(map(_exists, workers.values()))
 
     await until(are_gone)
     assert not directory.exists()
@@ -664,7 +670,7 @@ def test_all_addresses_of_a_name_get_one_port() -> None:
     finally:
         for one in kept:
             one.close()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="assign requested address"):
         reserve("192.0.2.1", 0)
 
 

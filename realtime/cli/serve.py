@@ -26,6 +26,7 @@ from realtime.config import Config, Flag
 from realtime.errors import ConfigError
 
 if TYPE_CHECKING:
+    from realtime.cluster.workers import Place
     from realtime.server import Server
 
 AT_ONCE_S = 0.2  # what closing everything may still take after the second signal
@@ -66,14 +67,14 @@ def serve(
         serve_until_told(config, _announce)
 
 
-def serve_until_told(config: Config, live: Callable[[Server], Awaitable[None]]) -> None:
+def serve_until_told(config: Config, live: Callable[[Server], Awaitable[None]], place: Place | None = None) -> None:
     """Serve, with `live(server)` running beside it, until a signal; end the command if it cannot be started."""
     configure_process("")
-    if config.server.workers > 1:
+    if config.server.workers > 1 and place is None:
         logger.warning("server.workers is for `realtime serve` alone: this is one process")
     import uvloop
 
-    server = make_server(config)
+    server = make_server(config, place)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         error = runner.run(_run(server, live))
     if error is not None:
@@ -89,12 +90,12 @@ def configure_process(prefix: str) -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def make_server(config: Config) -> Server:
+def make_server(config: Config, place: Place | None = None) -> Server:
     """Return the server of a configuration, not started; end the command if one of its parts refuses its settings."""
     from realtime.server import Server
 
     try:
-        return Server(config)
+        return Server(config, place=place)
     except ConfigError as error:
         fail(Exit.USAGE, f"bad configuration: {error}")
 

@@ -14,11 +14,15 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from realtime.cli import control
 from realtime.cli.exits import Exit
 from realtime.cli.serve import configure_process, stop_server, why_not
 from realtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from realtime.server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +78,7 @@ class Worker:
                     os.rmdir(os.path.dirname(self._plan.place.path))
         return Exit.DONE
 
-    def _say_ready(self, server: object) -> None:
-        from realtime.server import Server
-
-        assert isinstance(server, Server)
+    def _say_ready(self, server: Server) -> None:
         http_port = int((server.http_url or ":0").rpartition(":")[2])
         self._writer.write(control.line(control.Ready(server.url, server.http_url, http_port, server.node.engine_kind)))
 
@@ -86,11 +87,8 @@ class Worker:
         await self._writer.drain()
         return code
 
-    async def _listen(self, server: object) -> None:
+    async def _listen(self, server: Server) -> None:
         """Do what the supervisor says, as long as there is one."""
-        from realtime.server import Server
-
-        assert isinstance(server, Server)
         while True:
             match await control.read(self._reader, control.to_worker):
                 case control.Holders(numbers):

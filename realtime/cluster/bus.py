@@ -57,6 +57,11 @@ class Bus:
     # Out
 
     @property
+    def feed(self) -> int:
+        """What the others are told is offered there."""
+        return self._feed
+
+    @property
     def backlog(self) -> int:
         """How many entities of this node the others have not been told of."""
         return self._node.engine.feed_size(self._feed)

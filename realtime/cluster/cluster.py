@@ -59,6 +59,11 @@ class Cluster:
         node.settle = self.settle
         node.view_store = self._viewports
 
+    @property
+    def feed(self) -> int:
+        """What the other nodes are told is offered there."""
+        return self._bus.feed
+
     # From start to end
 
     async def start(self) -> None:

@@ -223,9 +223,9 @@ class Pool(ConnectionPool):
             await self._turns.acquire()
         connection = self.get_available_connection()  # type: ignore[no-untyped-call]
         try:
-            if self._is_closed:
-                raise errors.ConnectionError("the link was reset")
+            self._refuse_if_closed()
             await self.ensure_connection(connection)
+            self._refuse_if_closed()  # it may have been, while this one connected
         except BaseException:
             self._take_back(connection)
             raise
@@ -241,6 +241,10 @@ class Pool(ConnectionPool):
             connection.abort()
         self._available_connections.append(connection)
         self._turns.release()
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise errors.ConnectionError("the link was reset")
 
     def close_nowait(self) -> None:
         """Drop all connections, also those in use, and hand out none any more."""

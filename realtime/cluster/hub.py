@@ -65,9 +65,11 @@ class Worker:
 class Hub:
     """The hub of one place. `start` returns when it has the world back, `open` lets the others know that it is whole."""
 
-    def __init__(self, node: Node, place: Place) -> None:
+    def __init__(self, node: Node, place: Place, feed: int = 0) -> None:
+        """`feed` hears of all that workers tell of before: the hub that took it may not have told other nodes of it."""
         self.count = place.count
         self._node = node
+        self._feed = feed
         self._place = place
         self._relay = Relay(node, self._became_whole)
         self._workers: dict[Pipe, Worker] = {}
@@ -263,7 +265,7 @@ class Hub:
                 self._heard += 1
                 batches = [item for item in items if isinstance(item, bytes)]
                 if batches:
-                    await self._node.merge_sliced((batch, 0) for batch in batches)
+                    await self._node.merge_sliced((batch, self._feed) for batch in batches)
                     continue
                 for message in items:
                     await self._deal_with(worker, message)
@@ -317,5 +319,3 @@ def _code(text: str) -> ErrorCode:
         return ErrorCode(text)
     except ValueError:
         return ErrorCode.BAD_UPDATE
-
-

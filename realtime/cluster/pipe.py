@@ -319,5 +319,3 @@ def _is_ours(one: Any) -> bool:
         return True
     _, user, _ = _PEER_CREDENTIALS.unpack(one.getsockopt(socket.SOL_SOCKET, peer_credentials, _PEER_CREDENTIALS.size))
     return bool(user == os.geteuid())
-
-

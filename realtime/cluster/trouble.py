@@ -59,6 +59,15 @@ _CODES = {
     "WRONGTYPE": "wrongtype",
 }
 
+# By what it says, where the first word is ERR.
+_PHRASES = {
+    "max number of clients": "refused",
+    "EXEC without MULTI": "forbidden",  # as MULTI was refused
+    "unknown command": "format",
+    "unknown subcommand": "format",
+    "cluster support disabled": "format",
+}
+
 # By type, the special before the general.
 _TYPES: tuple[tuple[type[BaseException], str], ...] = (
     (errors.AuthenticationError, "password"),
@@ -125,10 +134,9 @@ def _word(error: BaseException) -> str:
         numbers = [error.errno] if error.errno else [int(number) for number in _ERRNO.findall(str(error))]
         return "refused" if _UNREACHABLE.intersection(numbers) else ""
     if isinstance(error, errors.RedisError):
-        if "max number of clients" in str(error):
-            return "refused"
-        if "EXEC without MULTI" in str(error):
-            return "forbidden"  # MULTI was refused
+        for part, word in _PHRASES.items():
+            if part in str(error):
+                return word
         found = _SERVER_WORD.search(str(error))
         return _CODES.get(getattr(error, "status_code", None) or "", "") or (_CODES.get(found[1], "") if found else "")
     return ""
