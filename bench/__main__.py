@@ -23,6 +23,7 @@ COMMANDS = {
     "city": ("bench.city", "a thousand viewers of one city, every mirror compared with brute force"),
     "stall": ("bench.stall", "what clients that stop reading cost the others"),
     "workers": ("bench.workers", "two processes on one machine, joined by a unix socket or by a Valkey: changes/s, latency"),
+    "store": ("bench.storing", "ways to keep a world in a local file, and what they cost a busy loop"),
     "demo": ("bench.demo", "what `realtime demo` takes of a core"),
     "console": ("bench.frames", "how smoothly the console draws, in Chromium"),
     "report": ("bench.html", "one HTML page from the results that --json wrote"),

@@ -106,6 +106,10 @@ class Crowd:
         ids = self.ids
         return [{"op": "move", "id": ids[move.entity], "version": move.version, "lon": move.lon, "lat": move.lat} for move in moves]
 
+    def lines(self, moves: Sequence[Move]) -> list[bytes]:
+        """Return moves as lines of NDJSON."""
+        return [msgspec.json.encode(object) + b"\n" for object in self.objects(moves)]
+
     # What is right
 
     def passes(self, filter: int, entity: int) -> bool:

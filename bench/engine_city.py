@@ -22,8 +22,11 @@ from bench.engines import FLUSH_INTERVAL_S, FRAME_BYTES, make
 from realtime.client.mirror import Mirror
 from realtime.config import Config
 from realtime.engine import Encoding, Update, Verdict
+from realtime.errors import ErrorCode, Refused
+from realtime.gateway.body import new_cutter
 from realtime.intake import new_intake
 
+TOO_LONG = Refused(ErrorCode.TOO_BIG, "a line of the bench is too long")
 STEP_S = 0.01  # simulated; changes are applied in batches of so much of it
 START_S = 1_700_000_000.0
 PARSED = 40  # sessions whose frames are parsed
@@ -68,6 +71,7 @@ class CityRun:
         self.rate = rate  # changes a second of simulated time
         self.engine = make(kind)
         self._intake = new_intake(self.engine, kind, Config())
+        self._cutter = new_cutter(kind, b"\n", Config().limits.entity_bytes)
         self.now = START_S
         self.sessions: list[int] = []
         self._encodings: dict[int, Encoding] = {}
@@ -132,16 +136,18 @@ class CityRun:
             mirror.apply(msgspec.json.decode(frame) if encoding is Encoding.JSON else msgspec.msgpack.decode(frame))
         return count_deltas(frame, encoding)
 
-    def window(self, changes: Sequence[Update] | Sequence[dict[str, Any]]) -> Rate:
+    def window(self, changes: Sequence[Update] | Sequence[dict[str, Any]] | Sequence[bytes]) -> Rate:
         """Apply changes, a step of simulated time after the other, and drain every session that is due in each.
 
-        Updates are given to the engine; objects, as a program publishes them, to the intake before it.
+        Updates are given to the engine; objects, as a program publishes them, and lines of NDJSON to the intake before it.
         """
         batches = _batches(changes, max(1, round(self.rate * STEP_S)))
-        apply = self._take if isinstance(changes[0], dict) else self.engine.apply
+        step_s = len(batches[0]) / self.rate
+        apply: Any = self.engine.apply if isinstance(changes[0], Update) else self._take
+        if isinstance(changes[0], bytes):
+            batches, apply = [b"".join(batch) for batch in batches], self._take_lines
         engine, parsed, now = self.engine, self._parsed, self.now
         encodings = self._encodings
-        step_s = len(batches[0]) / self.rate
         kept: list[tuple[int, bytes]] = []
         sizes = [0, 0]
         frames, apply_s, take_s, drain_s = 0, 0.0, 0.0, 0.0
@@ -179,6 +185,11 @@ class CityRun:
     def _take(self, objects: Any, now: float) -> list[Any]:
         verdicts: list[Any] = []
         self._intake.take(iter(objects), verdicts, now)
+        return verdicts
+
+    def _take_lines(self, text: bytes, now: float) -> list[Any]:
+        verdicts: list[Any] = []
+        self._intake.take(iter(self._cutter.cut(text, TOO_LONG)), verdicts, now)
         return verdicts
 
     def _deltas(self, kept: list[tuple[int, bytes]], sizes: list[int]) -> float:

@@ -50,6 +50,19 @@ class alignas(Property) Content {
     std::string_view json(const Property& property) const { return {data() + property.at + property.name_bytes + 1, property.json_bytes}; }
     std::string_view name(const Removed& removed) const { return {data() + removed.at, removed.name_bytes}; }
 
+    // What filters said of it, a bit for each of the first of them: an entity that merely moves need not be asked again.
+    // Whoever numbers filters begins a new term when a number comes to mean another one.
+    struct Verdicts {
+        uint32_t term = 0, known = 0, passed = 0;
+    };
+    static constexpr uint32_t VERDICTS_MAX = 32;
+    Verdicts& verdicts(uint32_t term) const {
+        if (verdicts_.term != term) {
+            verdicts_ = {term, 0, 0};
+        }
+        return verdicts_;
+    }
+
    private:
     friend class ContentDraft;
     Content() = default;
@@ -60,6 +73,7 @@ class alignas(Property) Content {
     uint16_t property_count_ = 0;
     uint16_t removed_count_ = 0;
     uint32_t properties_bytes_ = 0;
+    mutable Verdicts verdicts_;
 };
 
 // What a Content will be made of. All that it names must outlive `make`.

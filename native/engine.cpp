@@ -86,23 +86,11 @@ void Engine::place(uint32_t slot) {
     }
 }
 
-// Offers the entity to the sessions that could see what it was or can see what it is, and keeps their counts.
-void Engine::match(const Change& change, double now) {
-    const uint32_t slot = change.slot;
-    Entity& entity = world_[slot];
+// The sessions that may see the old or the new state, each once, become `candidates_`.
+void Engine::find_candidates(const Change& change, const Box* now_boxes, bool& has_followers) {
+    const Entity& entity = world_[change.slot];
     const Before& old = change.before;
-    if (change.is_moved) {
-        place(slot);
-    }
-    Box now_boxes[2];
-    if (entity.box_count) {
-        now_boxes[0] = entity.box;
-        if (entity.second_box) {
-            now_boxes[1] = *entity.second_box;
-        }
-    }
     const size_t now_count = entity.box_count;
-    change_ += 2;
     candidates_.clear();
     uint32_t seconds = 0;  // whether a viewport's second box was met
     const auto find_at = [&](const Box& box) {
@@ -140,85 +128,134 @@ void Engine::match(const Change& change, double now) {
             is_once = old.box_count + now_count == 1;
         }
     }
-    bool has_followers = false;
-    if (!is_once || seconds || !followers_.empty()) {
-        size_t kept = 0;
-        for (const uint32_t candidate : candidates_) {
-            Session& session = sessions_[candidate];
-            if (session.stamp != change_) {
-                session.stamp = change_;
-                candidates_[kept++] = candidate;
-            }
-        }
-        candidates_.resize(kept);
-        if (!followers_.empty()) {
-            const auto found = followers_.find(entity.id());
-            if (found != followers_.end()) {
-                has_followers = true;
-                for (const uint32_t follower : found->second) {
-                    Session& session = sessions_[follower];
-                    if (session.stamp != change_) {
-                        candidates_.push_back(follower);
-                    }
-                    session.stamp = change_ + 1;
-                }
-            }
+    if (is_once && !seconds && followers_.empty()) {
+        return;
+    }
+    size_t kept = 0;
+    for (const uint32_t candidate : candidates_) {
+        Session& session = sessions_[candidate];
+        if (session.stamp != change_) {
+            session.stamp = change_;
+            candidates_[kept++] = candidate;
         }
     }
+    candidates_.resize(kept);
+    const auto found = followers_.find(entity.id());
+    if (found != followers_.end()) {
+        has_followers = true;
+        for (const uint32_t follower : found->second) {
+            Session& session = sessions_[follower];
+            if (session.stamp != change_) {
+                candidates_.push_back(follower);
+            }
+            session.stamp = change_ + 1;
+        }
+    }
+}
+
+// What is known of what filters say of a content; the reader reads it already.
+Engine::Hearing Engine::hear(const Content* content, PropertyReader& reader, uint32_t which) {
+    Content::Verdicts& verdicts = content->verdicts(term_);
+    constexpr uint64_t none = uint64_t{1} << NO_FILTER;
+    return {content, &reader, &verdicts, verdicts.known | none, verdicts.passed | none, which};
+}
+
+// Asks a filter that has not said it yet.
+bool Engine::ask(Hearing& hearing, SharedFilter& filter) {
+    const auto says = [&] {
+        return filter.filter.passes({hearing.content->id(), hearing.content->kind(), hearing.reader, PropertyReader::find});
+    };
+    if (filter.number == NO_NUMBER) {
+        if (hearing.reader == &view_reader_) {
+            return says();
+        }
+        if (filter.asked[hearing.which] != change_) {
+            filter.asked[hearing.which] = change_;
+            filter.passed[hearing.which] = says();
+        }
+        return filter.passed[hearing.which];
+    }
+    const bool passes = says();
+    const uint32_t bit = 1u << filter.number;
+    hearing.verdicts->known |= bit;
+    hearing.verdicts->passed |= passes ? bit : 0;
+    hearing.known |= bit;
+    hearing.passed |= passes ? bit : 0;
+    return passes;
+}
+
+// Offers the entity to the sessions that could see what it was or can see what it is, and keeps their counts.
+void Engine::match(const Change& change, double now) {
+    const uint32_t slot = change.slot;
+    Entity& entity = world_[slot];
+    const Before& old = change.before;
+    if (change.is_moved) {
+        place(slot);
+    }
+    Box now_boxes[2];
+    if (entity.box_count) {
+        now_boxes[0] = entity.box;
+        if (entity.second_box) {
+            now_boxes[1] = *entity.second_box;
+        }
+    }
+    const size_t now_count = entity.box_count;
+    change_ += 2;
+    bool has_followers = false;
+    find_candidates(change, now_boxes, has_followers);
     pairs_ += candidates_.size();
     reader_.read(entity.content);
-    const Subject subject{entity.id(), entity.content->kind(), &reader_, PropertyReader::find};
+    Hearing hearing = hear(entity.content, reader_, 0);
+#ifdef REALTIME_FAULTS
+    if (BROKEN(REMEMBERS_WHAT_A_FILTER_SAID)) {
+        hearing.known = passed_before_.known | uint64_t{1} << NO_FILTER;
+        hearing.passed = passed_before_.passed | uint64_t{1} << NO_FILTER;
+        hearing.verdicts = &passed_before_;
+    }
+#endif
     const bool is_same_content = old.is_alive && entity.is_alive && old.content == entity.content;
     const bool is_moved_only = is_same_content && old.min_zoom == entity.min_zoom && old.access == entity.access;
-    Subject old_subject = subject;
+    Hearing old_hearing;
     if (old.is_alive && !is_same_content) {
         old_reader_.read(old.content);
-        old_subject = {old.content->id(), old.content->kind(), &old_reader_, PropertyReader::find};
+        old_hearing = hear(old.content, old_reader_, 1);
     }
     const bool was_public = old.is_alive && world_.rights().is_public(old.access);
-    const auto lets_through = [&](Session& session) {
-        if (entity.min_zoom > session.zoom || !(entity.is_public || world_.rights().allows(entity.access, session.rights))) {
-            return false;
-        }
-        SharedFilter* filter = session.filter;
-        if (!filter) {
-            return true;
-        }
-        if (filter->asked_new != change_ && !(filter->asked_new && BROKEN(REMEMBERS_WHAT_A_FILTER_SAID))) {
-            filter->asked_new = change_;
-            filter->passed_new = filter->filter.passes(subject);
-        }
-        return filter->passed_new;
+    const auto lets_through = [&](const Session& session) {
+        return entity.min_zoom <= session.zoom && (entity.is_public || world_.rights().allows(entity.access, session.rights)) &&
+               passes(hearing, session);
     };
-    const auto let_through = [&](Session& session) {
-        if (old.min_zoom > session.zoom || !(was_public || world_.rights().allows(old.access, session.rights))) {
-            return false;
-        }
-        SharedFilter* filter = session.filter;
-        if (!filter) {
-            return true;
-        }
-        if (is_same_content && filter->asked_new == change_) {
-            return filter->passed_new;
-        }
-        if (filter->asked_old != change_) {
-            filter->asked_old = change_;
-            filter->passed_old = filter->filter.passes(old_subject);
-        }
-        return filter->passed_old;
+    const auto let_through = [&](const Session& session) {
+        return old.min_zoom <= session.zoom && (was_public || world_.rights().allows(old.access, session.rights)) &&
+               passes(is_same_content ? hearing : old_hearing, session);
     };
-    const uint64_t held = old.is_alive ? old.wire : 0;
-    const bool is_visible = entity.is_alive && entity.wire != held;
-    const uint64_t wire = entity.is_alive ? entity.wire : 0;
-    const uint64_t ticks = ticks_of(now);
-    for (size_t n = 0; n < std::min(AHEAD, candidates_.size()); ++n) {
-        __builtin_prefetch(sessions_[candidates_[n]].outbox.log.tail(), 1);
+    // First who is told, which reads one cache line of each; then they are told, and what that writes to is known ahead.
+    sights_.resize(candidates_.size());
+    size_t told = 0;
+    const bool is_simple = is_moved_only && !has_followers && change.is_moved && old.box_count == 1 && now_count == 1 &&
+                           !BROKEN(SKIPS_THE_OLD_BOX) && !BROKEN(SKIPS_THE_NEW_BOX);
+    if (is_simple) {
+        const Box old_box = old.boxes[0], new_box = now_boxes[0];
+        const double min_zoom = entity.min_zoom;
+        const bool is_public = entity.is_public;
+        for (const uint32_t candidate : candidates_) {
+            const Session& session = sessions_[candidate];
+            bool was = meet_evenly(session.box, old_box), is = meet_evenly(session.box, new_box);
+            if (session.box_count > 1) {
+                was = was || meet_evenly(session.second_box, old_box);
+                is = is || meet_evenly(session.second_box, new_box);
+            }
+            const bool passes = (min_zoom <= session.zoom) & (is_public || world_.rights().allows(entity.access, session.rights)) &
+                                this->passes(hearing, session);
+            candidates_[told] = candidate;
+            sights_[told] = static_cast<uint8_t>(was << 1 | is);
+            told += (was | is) & passes;
+        }
+        candidates_.resize(told);
     }
-    for (size_t n = 0; n < candidates_.size(); ++n) {
-        if (n + AHEAD < candidates_.size()) {
-            __builtin_prefetch(sessions_[candidates_[n + AHEAD]].outbox.log.tail(), 1);
-        }
-        Session& session = sessions_[candidates_[n]];
+    for (size_t n = told; n < candidates_.size(); ++n) {
+        const uint32_t candidate = candidates_[n];
+        const Session& session = sessions_[candidate];
         const bool is_named = has_followers && session.stamp == change_ + 1;
         bool was = old.is_alive && (is_named || reaches(session, old.boxes, old.box_count));
         bool is = entity.is_alive && (!change.is_moved && old.is_alive ? was : (is_named || reaches(session, now_boxes, now_count)));
@@ -226,21 +263,34 @@ void Engine::match(const Change& change, double now) {
             continue;
         }
         if (is_moved_only) {
-            if (!was && !is) {
-                continue;
-            }
-            const bool passes = lets_through(session);
+            const bool passes = (was || is) && lets_through(session);
             was = was && passes;
             is = is && passes;
         } else {
             is = is && lets_through(session);
             was = was && let_through(session);
         }
+        candidates_[told] = candidate;
+        sights_[told] = static_cast<uint8_t>(was << 1 | is);
+        told += was || is;
+    }
+    const uint64_t held = old.is_alive ? old.wire : 0;
+    const bool is_visible = entity.is_alive && entity.wire != held;
+    const uint64_t ticks = ticks_of(now);
+    for (size_t n = 0; n < std::min(AHEAD, told); ++n) {
+        __builtin_prefetch(sessions_[candidates_[n]].outbox.log.tail(), 1);
+    }
+    for (size_t n = 0; n < told; ++n) {
+        if (n + AHEAD < told) {
+            __builtin_prefetch(sessions_[candidates_[n + AHEAD]].outbox.log.tail(), 1);
+        }
+        Session& session = sessions_[candidates_[n]];
+        bool was = sights_[n] >> 1, is = sights_[n] & 1;
         if (was != is || session.is_sampled) {
             count(session, change, was, is);
         }
         if (was != is) {
-            note(session, entity, {slot, is ? Note::APPEARED : Note::VANISHED, is ? wire : held, ticks});
+            note(session, entity, {slot, is ? Note::APPEARED : Note::VANISHED, is ? entity.wire : held, ticks});
         } else if (!is || !is_visible) {
             continue;
         } else {
@@ -302,18 +352,6 @@ uint64_t Engine::ticks_of(double now) {
 }
 
 double Engine::time_of(uint64_t ticks) const { return origin_ + static_cast<double>(ticks) / TICKS_PER_S; }
-
-void Engine::note(Session& session, Entity& entity, const Note& note) {
-    NoteLog& log = session.outbox.log;
-    if (log.size() >= NOTES_SPARE + static_cast<uint64_t>(session.shown)) {
-        fold(session);
-    }
-    if (BROKEN(LOSES_OFFERS)) {
-        return;
-    }
-    log.push(note, notes_);
-    entity.pins += !BROKEN(LOSES_PINS);
-}
 
 // Folds the log into the map: the first note of an entity says what the client holds, the later ones only whether it is
 // seen now.

@@ -19,8 +19,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "faults.h"
 #include "feeds.h"
 #include "filters.h"
+#include "joined.h"
 #include "outbox.h"
 #include "pieces.h"
 #include "rtree.h"
@@ -136,37 +138,51 @@ class Engine {
     std::string verify();
 
    private:
-    // An interned filter, and what it said of the change that is being matched.
+    // An interned filter. The first have numbers, by which contents remember what they said; what the others said is known
+    // for the change that is being matched.
     struct SharedFilter {
         explicit SharedFilter(std::string_view key) : filter(key) {}
         Filter filter;
         uint64_t uses = 0;
-        uint64_t asked_old = 0, asked_new = 0;  // the number of the change that it was asked about
-        bool passed_old = false, passed_new = false;
+        uint8_t number = NO_NUMBER;
+        bool passed[2] = {false, false};  // of the new and the old state
+        uint64_t asked[2] = {0, 0};       // the number of the change that it was asked about
         const std::string* key = nullptr;
+    };
+    static constexpr uint8_t NO_FILTER = Content::VERDICTS_MAX, NO_NUMBER = NO_FILTER + 1;
+
+    // What filters say of the new or the old state of the entity that is being matched: bits by number.
+    struct Hearing {
+        const Content* content = nullptr;
+        PropertyReader* reader = nullptr;
+        Content::Verdicts* verdicts = nullptr;
+        uint64_t known = 0, passed = 0;
+        uint32_t which = 0;  // 0: the new state
     };
 
     struct alignas(64) Session {
-        // What matching reads for each candidate: the first two cache lines.
+        // What matching reads for each candidate: the first cache line.
         Box box{};
         double zoom = 24.0;
         SharedFilter* filter = nullptr;
-        uint64_t stamp = 0;  // the change for which it is a candidate already; + 1: its view names the entity
+        uint64_t stamp = 0;   // the change for which it is a candidate already; + 1: its view names the entity
+        uint32_t rights = 0;  // a set of principals
+        uint8_t filter_number = NO_FILTER;
         uint8_t box_count = 0;
-        Encoding encoding = Encoding::JSON;
         bool is_sampled = false;
         bool is_open = false;
+        // And for each that is told: the second.
+        double flush_due = -NEVER;    // when it may be flushed again
+        double queued_due = NEVER;    // when it is to be flushed, as it stands in the queue; TAKEN
+        int64_t shown = 0;            // entities that the view matches and the sample includes
+        Encoding encoding = Encoding::JSON;
         bool reset_is_owed = true;    // the next delta clears the mirror; so does the first
         bool may_hold = false;        // a delta went out, or a `have` was believed: the client's mirror need not be empty
         bool answer_is_owed = false;  // a view was applied, or `more` was promised
         bool is_urgent = false;       // a right was revoked: max_hz does not delay that
-        double flush_due = -NEVER;    // when it may be flushed again
-        double queued_due = NEVER;    // when it is to be flushed, as it stands in the queue; TAKEN
-        int64_t shown = 0;            // entities that the view matches and the sample includes
-        uint32_t rights = 0;          // a set of principals
-        uint32_t threshold_hash = 0;
         Outbox outbox;  // begins with its log
         // The rest.
+        uint32_t threshold_hash = 0;
         Box second_box{};
         uint64_t number = 0;
         double threshold_rank = 0.0;
@@ -209,6 +225,7 @@ class Engine {
     };
 
     static constexpr double TAKEN = -NEVER;
+    static constexpr size_t NOTES_SPARE = 64;  // how many more notes than its view shows a session may have before they are folded
     static constexpr double TICKS_PER_S = 8192.0;
     static constexpr double TICKS_MAX = static_cast<double>((uint64_t{1} << 40) - 1);
     static constexpr uint64_t SLOT_BITS = 24;  // of a session's number; above it the count of all sessions ever
@@ -224,9 +241,28 @@ class Engine {
     void gate_feed(uint32_t feed) const;
     void line_up(std::vector<Standing>& line) const;
     void match(const Change& change, double now);
+    void find_candidates(const Change& change, const Box* now_boxes, bool& has_followers);
+    Hearing hear(const Content* content, PropertyReader& reader, uint32_t which);
+    bool ask(Hearing& hearing, SharedFilter& filter);
+    bool passes(Hearing& hearing, const Session& session) {
+        if (hearing.known >> session.filter_number & 1) {
+            return hearing.passed >> session.filter_number & 1;
+        }
+        return ask(hearing, *session.filter);
+    }
     void place(uint32_t slot);
     void count(Session& session, const Change& change, bool& was, bool& is);
-    void note(Session& session, Entity& entity, const Note& note);
+    void note(Session& session, Entity& entity, const Note& note) {
+        NoteLog& log = session.outbox.log;
+        if (log.size() >= NOTES_SPARE + static_cast<uint64_t>(session.shown)) {
+            fold(session);
+        }
+        if (BROKEN(LOSES_OFFERS)) {
+            return;
+        }
+        log.push(note, notes_);
+        entity.pins += !BROKEN(LOSES_PINS);
+    }
     void fold(Session& session);
     uint64_t ticks_of(double now);
     double time_of(uint64_t ticks) const;
@@ -250,7 +286,15 @@ class Engine {
     bool allows(const Session& session, const Entity& entity) const {
         return entity.is_public || world_.rights().allows(entity.access, session.rights);
     }
-    static bool reaches(const Session& session, const Box* boxes, size_t count);
+    static bool reaches(const Session& session, const Box* boxes, size_t count) {
+        for (size_t n = 0; n < count; ++n) {
+            if ((session.box_count > 0 && meet_evenly(boxes[n], session.box)) ||
+                (session.box_count > 1 && meet_evenly(boxes[n], session.second_box))) {
+                return true;
+            }
+        }
+        return false;
+    }
     static bool reaches(const Session& session, const Entity& entity);
     bool names(const Session& session, std::string_view id) const;
     bool shows(const Session& session, const Entity& entity);
@@ -268,18 +312,11 @@ class Engine {
 
     // The arrays of the delta that is being made.
     struct Array {
-        std::string bytes;
+        Joined bytes;
         uint32_t count = 0;
         void clear() {
             bytes.clear();
             count = 0;
-        }
-        void add(std::string_view piece, Encoding encoding) {
-            bytes.append(piece);
-            if (encoding == Encoding::JSON) {
-                bytes.push_back(',');
-            }
-            ++count;
         }
     };
     enum Reason : uint32_t { DELETED, EXPIRED, DENIED, VIEW, MOVED, FILTERED, REASONS };
@@ -299,6 +336,11 @@ class Engine {
     uint64_t sessions_open_ = 0;
     std::map<std::string, std::vector<uint32_t>, std::less<>> followers_;  // entity id -> the sessions whose view names it
     std::unordered_map<std::string, std::unique_ptr<SharedFilter>> filters_;
+    uint32_t numbers_ = 0, numbers_ever_ = 0;  // of filters: those given, those given ever
+    uint32_t term_ = 1;                        // in which each number means one filter
+#ifdef REALTIME_FAULTS
+    Content::Verdicts passed_before_;
+#endif
     std::vector<Due> queue_;  // a heap
     NotePool notes_;
     Pieces pieces_;
@@ -327,6 +369,7 @@ class Engine {
     PropertyReader reader_, old_reader_;  // of the change that is being matched
     PropertyReader view_reader_;          // of views
     std::vector<uint32_t> candidates_;
+    std::vector<uint8_t> sights_;  // of each candidate that is told: whether it could see, can see
     std::vector<Note> log_;
     std::vector<uint32_t> matched_, held_slots_, claimed_;
     std::vector<std::pair<uint64_t, uint32_t>> by_age_;

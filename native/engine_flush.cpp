@@ -134,9 +134,11 @@ void Engine::take(Session& session, int64_t budget) {
     Outbox& outbox = session.outbox;
     const Encoding encoding = session.encoding;
     const auto fits = [&](size_t bytes) { return size_ == 0 || static_cast<int64_t>(size_ + bytes) <= budget; };
-    const auto add = [&](Array& array, std::string_view piece, double since) {
-        array.add(piece, encoding);
-        size_ += piece.size() + 1;
+    // A piece counts with a comma in msgpack, too; in JSON it has one.
+    const size_t comma = encoding == Encoding::JSON ? 0 : 1;
+    const auto add = [&](Array& array, size_t bytes, double since) {
+        ++array.count;
+        size_ += bytes + comma;
         oldest_ = std::min(oldest_, since);
     };
     if (!outbox.is_empty(Outbox::LEAVING) && !(BROKEN(TELLS_LEAVES_LAST) && !outbox.is_empty(Outbox::SHOWING))) {
@@ -148,11 +150,18 @@ void Engine::take(Session& session, int64_t budget) {
             }
             piece_.clear();
             const std::string_view id = world_[entry->slot].id();
-            encoding == Encoding::JSON ? put_json_string(piece_, id) : put_string(piece_, id);
-            if (!fits(piece_.size())) {
+            if (encoding == Encoding::JSON) {
+                put_json_string(piece_, id);
+                piece_ += ',';
+            } else {
+                put_string(piece_, id);
+            }
+            if (!fits(piece_.size() + comma - 1)) {
                 break;
             }
-            add(leaves_[reason(session, *entry)], piece_, entry->since);
+            Array& array = leaves_[reason(session, *entry)];
+            array.bytes.add(piece_);
+            add(array, piece_.size(), entry->since);
         }
         for (const Entry* told = begin; told != entry; ++told) {
             if (told->slot != NO_SLOT) {
@@ -186,10 +195,12 @@ void Engine::take(Session& session, int64_t budget) {
         // A version that is only claimed is not known here.
         const How how = entry->held > 0 ? Pieces::how(entity, static_cast<uint64_t>(entry->held)) : How::ENTER;
         const std::string_view piece = pieces_.get(entity, entry->slot, how, static_cast<uint64_t>(entry->held), encoding);
-        if (!fits(piece.size())) {
+        if (!fits(piece.size() + comma - 1)) {
             break;
         }
-        add(arrays_[static_cast<size_t>(how)], piece, entry->since);
+        Array& array = arrays_[static_cast<size_t>(how)];
+        piece.size() <= Pieces::LARGE ? array.bytes.add_padded(piece) : array.bytes.add(piece);
+        add(array, piece.size(), entry->since);
         --entity.pins;  // it lives, so nothing else is to be done
     }
     outbox.take(Outbox::SHOWING, entry);
@@ -241,11 +252,11 @@ void Engine::put_delta(const Session& session, bool has_statistics, bool more, b
     const auto put_array = [&](const Array& array) {
         if (is_json) {
             out += '[';
-            out.append(array.bytes, 0, array.bytes.size() - 1);
+            out.append(array.bytes.view().substr(0, array.bytes.size() - 1));
             out += ']';
         } else {
             put_array_head(out, array.count);
-            out += array.bytes;
+            out += array.bytes.view();
         }
     };
     const auto put_number = [&](uint64_t value) { is_json ? put_json_uint(out, value) : put_uint(out, value); };

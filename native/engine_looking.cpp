@@ -55,6 +55,7 @@ void Engine::search(const Box* boxes, size_t count, double zoom, std::string_vie
     Session nobody;
     SharedFilter* filter = intern(filter_key);
     nobody.filter = filter;
+    nobody.filter_number = filter ? filter->number : NO_FILTER;
     nobody.zoom = zoom;
     nobody.box_count = static_cast<uint8_t>(count);
     nobody.box = count > 0 ? boxes[0] : Box{};

@@ -15,22 +15,12 @@ namespace realtime {
 constexpr double STATISTICS_INTERVAL_S = 1.0;  // `total` and `sampled` are told again at most this often
 constexpr int64_t FRAME_HEAD_BYTES = 256;      // what the members of a delta other than its entities and the view's id take, at most
 constexpr double NEAR_DEGREES = 0.5;           // an entity that moved less is searched for once, with a box around old and new
-constexpr size_t NOTES_SPARE = 64;             // how many more notes than its view shows a session may have before they are folded
 constexpr size_t AHEAD = 10;                   // how far memory is asked for before it is needed
 
 inline void gate(bool is_right, const char* what) {
     if (!is_right) {
         throw std::invalid_argument(what);
     }
-}
-
-inline bool touches(const Box* boxes, size_t count, const Box& box) {
-    for (size_t n = 0; n < count; ++n) {
-        if (meet(boxes[n], box)) {
-            return true;
-        }
-    }
-    return false;
 }
 
 }  // namespace realtime

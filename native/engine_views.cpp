@@ -97,6 +97,13 @@ Engine::SharedFilter* Engine::intern(std::string_view key) {
         auto filter = std::make_unique<SharedFilter>(key);
         found = filters_.emplace(std::move(owned), std::move(filter)).first;
         found->second->key = &found->first;
+        if (const uint32_t left = ~numbers_) {
+            const uint32_t number = static_cast<uint32_t>(__builtin_ctz(left)), bit = 1u << number;
+            term_ += (numbers_ever_ & bit) != 0;  // contents remember what another filter of this number said
+            numbers_ |= bit;
+            numbers_ever_ |= bit;
+            found->second->number = static_cast<uint8_t>(number);
+        }
     }
     ++found->second->uses;
     return found->second.get();
@@ -104,6 +111,7 @@ Engine::SharedFilter* Engine::intern(std::string_view key) {
 
 void Engine::release(SharedFilter* filter) {
     if (filter && --filter->uses == 0) {
+        numbers_ &= filter->number < NO_FILTER ? ~(1u << filter->number) : ~0u;
         filters_.erase(std::string(*filter->key));
     }
 }
@@ -126,6 +134,7 @@ void Engine::show(Session& session, const View& view) {
     SharedFilter* filter = intern(view.filter_key);  // first, as it may throw
     release(session.filter);
     session.filter = filter;
+    session.filter_number = filter ? filter->number : NO_FILTER;
     const uint32_t slot = static_cast<uint32_t>(session.number & ((uint64_t{1} << SLOT_BITS) - 1));
     unfollow(session);
     for (size_t n = 0; n < view.id_count; ++n) {
@@ -183,10 +192,6 @@ void Engine::collect(const Session& session, std::vector<uint32_t>& slots) {
     collect(boxes, session.box_count, session.ids, slots);
 }
 
-bool Engine::reaches(const Session& session, const Box* boxes, size_t count) {
-    return (session.box_count > 0 && touches(boxes, count, session.box)) || (session.box_count > 1 && touches(boxes, count, session.second_box));
-}
-
 bool Engine::reaches(const Session& session, const Entity& entity) {
     return reaches(session, &entity.box, 1) || (entity.second_box && reaches(session, entity.second_box, 1));
 }
@@ -204,7 +209,8 @@ bool Engine::shows(const Session& session, const Entity& entity) {
         return true;
     }
     view_reader_.read(entity.content);
-    return session.filter->filter.passes({entity.id(), entity.content->kind(), &view_reader_, PropertyReader::find});
+    Hearing hearing = hear(entity.content, view_reader_, 0);
+    return passes(hearing, session);
 }
 
 bool Engine::matches(const Session& session, const Entity& entity) {

@@ -7,9 +7,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <vector>
+
+#include "memory.h"
 
 namespace realtime {
 
@@ -47,10 +50,7 @@ class NotePool {
    public:
     NoteChunk* take() {
         if (!free_) {
-            slabs_.emplace_back(new NoteChunk[SLAB]);
-            for (size_t n = 0; n < SLAB; ++n) {
-                give_back(&slabs_.back()[n]);
-            }
+            grow();
         }
         NoteChunk* chunk = free_;
         free_ = chunk->next;
@@ -62,8 +62,22 @@ class NotePool {
     }
 
    private:
-    static constexpr size_t SLAB = 64;
-    std::vector<std::unique_ptr<NoteChunk[]>> slabs_;
+    static constexpr size_t SLAB = 64, LARGE_SLAB = LARGE_PAGE_BYTES / sizeof(NoteChunk);
+    static constexpr size_t SLABS = 16;  // that many small ones before the large ones
+
+    void grow() {
+        const size_t count = slabs_.size() < SLABS ? SLAB : LARGE_SLAB;
+        void* memory = count == SLAB ? std::malloc(SLAB * sizeof(NoteChunk)) : large_memory(LARGE_PAGE_BYTES);
+        if (!memory) {
+            throw std::bad_alloc();
+        }
+        slabs_.emplace_back(static_cast<NoteChunk*>(memory));
+        for (size_t n = count; n-- > 0;) {
+            give_back(slabs_.back().get() + n);
+        }
+    }
+
+    std::vector<std::unique_ptr<NoteChunk, FreeMemory>> slabs_;
     NoteChunk* free_ = nullptr;
 };
 

@@ -93,6 +93,7 @@ void Pieces::put_feature(std::string& out, const Entity& entity) {
 }
 
 std::string_view Pieces::make(Entity& entity, uint32_t slot, How how, uint64_t held, Encoding encoding, uint32_t& place) {
+    const uint64_t told = held;
     made_.clear();
     if (how == How::MOVE) {
         encoding == Encoding::JSON ? put_move(made_, entity) : put_packed_move(made_, entity);
@@ -107,10 +108,14 @@ std::string_view Pieces::make(Entity& entity, uint32_t slot, How how, uint64_t h
             transcode(json, made_);
         }
     }
+    if (encoding == Encoding::JSON) {
+        made_ += ',';
+    }
     if (made_.size() > LARGE) {
         return made_;
     }
-    const uint32_t units = static_cast<uint32_t>((sizeof(Head) + made_.size() + UNIT - 1) / UNIT);
+    const size_t head_units = how == How::PATCH ? 2 : 1;
+    const uint32_t units = static_cast<uint32_t>(head_units + (made_.size() + UNIT - 1) / UNIT);
     if ((end_ & MASK) + units > MASK + 1) {
         end_ += MASK + 1 - (end_ & MASK);  // does not fit behind the last one: on to the beginning of the ring
     }
@@ -119,10 +124,12 @@ std::string_view Pieces::make(Entity& entity, uint32_t slot, How how, uint64_t h
     }
     place = end_;
     end_ += units;
-    Head* head = reinterpret_cast<Head*>(ring_ + (place & MASK) * UNIT);
-    *head = {entity.wire, how == How::PATCH ? held : 0, slot, static_cast<uint32_t>(made_.size()), kind_of(how, encoding), 0};
-    std::memcpy(head + 1, made_.data(), made_.size());
-    return {reinterpret_cast<const char*>(head + 1), made_.size()};
+    char* const at = ring_ + (place & MASK) * UNIT;
+    *reinterpret_cast<Head*>(at) = {label_of(entity.wire, how, encoding), slot, static_cast<uint32_t>(made_.size())};
+    std::memcpy(at + sizeof(Head), &told, sizeof told);
+    char* const piece = at + head_units * UNIT;
+    std::memcpy(piece, made_.data(), made_.size());
+    return {piece, made_.size()};
 }
 
 }  // namespace realtime

@@ -7,13 +7,13 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "faults.h"
+#include "memory.h"
 #include "types.h"
 #include "world.h"
 
@@ -32,15 +32,23 @@ class Pieces {
         return entity.is_point && (held >= entity.move_since || BROKEN(TELLS_MOVES_ALONE)) ? How::MOVE : How::PATCH;
     }
 
-    // The bytes of it; they hold until the next call.
+    // The bytes of it, in JSON with a comma behind them; they hold until the next call. Of those that are at most LARGE
+    // as many may be read as it takes to come to a multiple of 16.
     std::string_view get(Entity& entity, uint32_t slot, How how, uint64_t held, Encoding encoding) {
         uint32_t& place = (how == How::ENTER ? entity.enters : entity.pieces)[static_cast<uint32_t>(encoding)];
         if (place && end_ - place <= MASK) {  // otherwise it was overwritten since
             const Head* head = reinterpret_cast<const Head*>(&ring_[(place & MASK) * UNIT]);
-            const uint32_t kind = kind_of(how, encoding);
-            if (head->slot == slot && (head->version == entity.wire || BROKEN(BELIEVES_STALE_PIECES)) && head->kind == kind &&
-                (how != How::PATCH || head->held == held || BROKEN(BELIEVES_A_PATCH_FOR_OTHERS))) {
-                return {reinterpret_cast<const char*>(head + 1), head->bytes};
+            const char* piece = reinterpret_cast<const char*>(head + 1);
+            const uint64_t label = label_of(entity.wire, how, encoding);
+            if (head->slot == slot && (head->label == label || (head->label >> 56 == label >> 56 && BROKEN(BELIEVES_STALE_PIECES)))) {
+                if (how != How::PATCH) {
+                    return {piece, head->bytes};
+                }
+                uint64_t told;
+                std::memcpy(&told, piece, sizeof told);
+                if (told == held || BROKEN(BELIEVES_A_PATCH_FOR_OTHERS)) {
+                    return {piece + UNIT, head->bytes};
+                }
             }
         }
         return make(entity, slot, how, held, encoding, place);
@@ -59,28 +67,27 @@ class Pieces {
     // The entity as a Feature in JSON, appended.
     static void put_feature(std::string& out, const Entity& entity);
 
-   private:
-    struct Head {
-        uint64_t version;  // wire
-        uint64_t held;     // of a patch
-        uint32_t slot;     // of the entity
-        uint32_t bytes;
-        uint32_t kind;
-        uint32_t unused;
-    };
     static constexpr size_t UNIT = 16;
     static constexpr size_t BYTES = size_t{1} << 24;
-    static constexpr uint32_t MASK = BYTES / UNIT - 1;
     static constexpr size_t LARGE = BYTES / 16;  // what is larger is not kept
 
-    static uint32_t kind_of(How how, Encoding encoding) { return 1u + static_cast<uint32_t>(how) * 2u + static_cast<uint32_t>(encoding); }
+   private:
+    // Of a patch it is followed by a unit with the version that it is told from.
+    struct Head {
+        uint64_t label;
+        uint32_t slot;  // of the entity
+        uint32_t bytes;
+    };
+    static_assert(sizeof(Head) == UNIT);
+    static constexpr uint32_t MASK = BYTES / UNIT - 1;
+
+    // The wire version and what it is a piece of.
+    static uint64_t label_of(uint64_t wire, How how, Encoding encoding) {
+        return wire | (1u + static_cast<uint64_t>(how) * 2u + static_cast<uint64_t>(encoding)) << 56;
+    }
     std::string_view make(Entity& entity, uint32_t slot, How how, uint64_t held, Encoding encoding, uint32_t& place);
 
-    // Calloc: a page costs nothing before it is written to.
-    struct Free {
-        void operator()(char* at) const { std::free(at); }
-    };
-    std::unique_ptr<char, Free> memory_{static_cast<char*>(std::calloc(BYTES, 1))};
+    std::unique_ptr<char, FreeMemory> memory_{static_cast<char*>(large_memory(BYTES))};
     char* ring_ = memory_.get();
     uint32_t end_ = 1;  // where the next piece goes: places count units for ever, modulo 2^32; 0 means none
     std::string made_, scratch_;

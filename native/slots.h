@@ -6,10 +6,14 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <string_view>
 #include <vector>
+
+#include "memory.h"
 
 namespace realtime {
 
@@ -19,8 +23,16 @@ constexpr uint32_t NO_SLOT = 0xFFFFFFFFu;
 template <class T, uint32_t CHUNK_BITS = 10>
 class SlotPool {
    public:
-    T& operator[](uint32_t slot) { return chunks_[slot >> CHUNK_BITS][slot & MASK]; }
-    const T& operator[](uint32_t slot) const { return chunks_[slot >> CHUNK_BITS][slot & MASK]; }
+    SlotPool() = default;
+    SlotPool(const SlotPool&) = delete;
+    SlotPool& operator=(const SlotPool&) = delete;
+    ~SlotPool() {
+        for (uint32_t slot = 0; slot < end_; ++slot) {
+            (*this)[slot].~T();
+        }
+    }
+    T& operator[](uint32_t slot) { return chunks_[slot >> CHUNK_BITS].get()[slot & MASK]; }
+    const T& operator[](uint32_t slot) const { return chunks_[slot >> CHUNK_BITS].get()[slot & MASK]; }
 
     // Returns a slot whose T is as its constructor made it.
     uint32_t take() {
@@ -30,8 +42,9 @@ class SlotPool {
             return slot;
         }
         if ((end_ & MASK) == 0) {
-            chunks_.emplace_back(new T[MASK + 1]);
+            chunks_.emplace_back(allocate());
         }
+        new (&(*this)[end_]) T();
         return end_++;
     }
 
@@ -45,7 +58,20 @@ class SlotPool {
 
    private:
     static constexpr uint32_t MASK = (1u << CHUNK_BITS) - 1;
-    std::vector<std::unique_ptr<T[]>> chunks_;
+    static constexpr size_t CHUNK_BYTES = sizeof(T) << CHUNK_BITS;
+
+    static T* allocate() {
+        if constexpr (CHUNK_BYTES > LARGE_PAGE_BYTES / 2) {
+            return static_cast<T*>(large_memory(CHUNK_BYTES));
+        }
+        void* memory = std::aligned_alloc(64, (CHUNK_BYTES + 63) / 64 * 64);
+        if (!memory) {
+            throw std::bad_alloc();
+        }
+        return static_cast<T*>(memory);
+    }
+
+    std::vector<std::unique_ptr<T, FreeMemory>> chunks_;  // of which members were made up to `end_`
     std::vector<uint32_t> free_;
     uint32_t end_ = 0;
 };

@@ -21,6 +21,11 @@ inline bool meet(const Box& a, const Box& b) {
     return a.min_x <= b.max_x && b.min_x <= a.max_x && a.min_y <= b.max_y && b.min_y <= a.max_y;
 }
 
+// Without a branch: for where the answer is hard to foresee.
+inline bool meet_evenly(const Box& a, const Box& b) {
+    return (a.min_x <= b.max_x) & (b.min_x <= a.max_x) & (a.min_y <= b.max_y) & (b.min_y <= a.max_y);
+}
+
 inline bool operator==(const Box& a, const Box& b) {
     return a.min_x == b.min_x && a.min_y == b.min_y && a.max_x == b.max_x && a.max_y == b.max_y;
 }

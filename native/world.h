@@ -51,8 +51,8 @@ struct Known {
 };
 
 // A slot of the world: an entity, or the mere id of one that died and that outboxes or feeds still speak of.
-struct Entity {
-    // What matching and draining read.
+struct alignas(64) Entity {
+    // What matching and draining read: one cache line.
     uint64_t wire = 0;               // the version of the last change that a client could see
     uint64_t since = 0;              // the oldest wire version from which a patch can be told
     uint64_t move_since = 0;         // the oldest wire version since which only the coordinates of a Point changed
@@ -245,7 +245,7 @@ class World {
     const Settings settings_;
     uint64_t node_number_;
     Rights rights_;
-    SlotPool<Entity> entities_;
+    SlotPool<Entity, 13> entities_;
     IdTable ids_;  // of the living and of the ghosts
     size_t alive_ = 0;
     uint64_t last_serial_ = 0;

@@ -80,6 +80,7 @@ class Node:
         # another process of the machine may give versions.
         self.forward: Callable[[Iterable[Any] | AsyncIterator[Iterable[Any]], Allows | None], Awaitable[Result]] | None = None
         self.is_reloading = False  # the engine notes who is named
+        self.reloads = 0  # that came to their end
         self.engine_kind, make_engine = choose_engine(config.engine.kind)
         self.engine: Engine = make_engine(
             Settings(
@@ -265,6 +266,8 @@ class Node:
                 self._changed()
                 await asyncio.sleep(0)
         self.is_reloading = False
+        self.reloads += 1
+        self._changed()
 
     # Expiry
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -187,31 +188,26 @@ class Server:
         self._listener.close_all(CloseCode.RESTART)
 
     async def stop(self) -> None:
-        """Close everything at once: connections with 1012, then the ports."""
+        """Close everything at once: the API, connections with 1012, then the rest, whatever fails on the way."""
         if self._lag_timer is not None:
             self._lag_timer.cancel()
-        if self._api is not None:
-            await self._api.stop()
-            self._api = None
-        if self._listener is not None:
-            self._listener.close_all(CloseCode.RESTART)
-            await self._listener.aclose()
-            self._listener = None
-        if self._gate is not None:
-            for task in list(self._gate.tasks):
-                task.cancel()
-            await asyncio.gather(*self._gate.tasks, return_exceptions=True)
-        if self._cluster is not None:
-            await self._cluster.stop()
-        for part in (self._hub, self._join):
-            if part is not None:
-                await part.stop()
-        self._hub = self._join = None
-        if self._file is not None:
-            await self._file.close()
-        if self._flusher is not None:
-            self._flusher.close()
-        self.node.close()
+        async with AsyncExitStack() as closing:  # from the last to the first
+            closing.callback(self.node.close)
+            if self._flusher is not None:
+                closing.callback(self._flusher.close)
+            if self._file is not None:
+                closing.push_async_callback(self._file.close)
+            for part in (self._hub, self._join, self._cluster):
+                if part is not None:
+                    closing.push_async_callback(part.stop)
+            if self._gate is not None:
+                closing.push_async_callback(_end, self._gate.tasks)
+            if self._listener is not None:
+                closing.push_async_callback(self._listener.aclose)
+                closing.callback(self._listener.close_all, CloseCode.RESTART)
+            if self._api is not None:
+                closing.push_async_callback(self._api.stop)
+            self._api = self._listener = self._hub = self._join = None
 
     def _watch_loop(self, due: float) -> None:
         """Observe how late the loop runs its timers."""
@@ -219,6 +215,14 @@ class Server:
         now = loop.time()
         self.counters.loop_lag.observe(max(now - due, 0.0))
         self._lag_timer = loop.call_at(now + LOOP_LAG_INTERVAL_S, self._watch_loop, now + LOOP_LAG_INTERVAL_S)
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for them."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _in_url(host: str) -> str:

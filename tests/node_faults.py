@@ -22,7 +22,8 @@ from tests.redis_servers import Server
 
 WELL_S = 30.0
 LOOK_S = 0.05
-DOWN_S = 0.5
+DOWN_S = 0.4
+NOTICED_S = 1.2  # within which a node looks whether the world is still there
 LAG_INTERVAL_S = 0.5
 QUANTILE = 0.99
 _CLIENT = re.compile(rb"^id=(\d+) .*?\bname=realtime:", re.MULTILINE)
@@ -107,7 +108,7 @@ class Faults:
         """Do each thing once, and go on until the time is over."""
         end = time.monotonic() + at_least_s
         kinds = [
-            *(self.with_its_data, self.with_older_data, self.empty, self.frozen),
+            *(self.with_its_data, self.with_older_data, self.empty, self.emptied, self.frozen),
             *(self.lease_holder_killed, self.node_killed, self.both_killed),
         ]
         cutting = asyncio.create_task(self._cut_connections())
@@ -184,6 +185,12 @@ class Faults:
         await asyncio.sleep(DOWN_S)
         await self._redis.start(data="none")
 
+    async def emptied(self) -> None:
+        """Everything in Redis is deleted, and no connection is cut for it."""
+        async with self._asking:
+            await self._redis.call("FLUSHALL")
+        await asyncio.sleep(NOTICED_S)
+
     async def frozen(self) -> None:
         """Redis answers nothing, with all its sockets open."""
         self._redis.freeze()
@@ -226,6 +233,14 @@ class Faults:
         self._publishers.note_kill(number)
         await asyncio.sleep(DOWN_S)
         await node.start()
+
+    async def all_killed(self) -> None:
+        """Nothing was published for a while; all nodes are killed at once, and come back."""
+        for node in self._nodes:
+            await node.kill()
+        async with asyncio.TaskGroup() as tasks:
+            for node in self._nodes:
+                tasks.create_task(node.start())
 
     async def both_killed(self) -> None:
         """Redis is killed, then a node that could not tell what it has accepted since; both come back, Redis as it was or not."""

@@ -1,9 +1,10 @@
 """Publishers of a trace to several nodes: they outlive a node, and publish again what may have died with it.
 
 Law: every update is in the model before it is published, and has a version. Beside the buses, of which each is soon heard of
-again, there are marks that are set once and then left alone, or deleted once: what is lost of those is lost for good. What a node has accepted and not told when it
-is killed is lost, so what was answered shortly before, and what was never answered, is published again: as whole
-Features in the versions that they had, as a node that was killed may know less than it did.
+again, there are marks that are set once and then left alone, or deleted once: what is lost of those is lost for good. What
+a node has accepted and not told when it is killed is lost, so what was answered shortly before, and what was never
+answered, is published again: as whole Features in the versions that they had, as a node that was killed may know less
+than it did.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class Publishers:
 
     async def run(self) -> None:
         """Publish the trace; return once `finish` was called, the nodes have answered for everything and the notices are dead."""
-        async with httpx.AsyncClient(timeout=30) as http, asyncio.TaskGroup() as tasks:
+        # A connection each time: one that was kept may be to a former life of a node, which was killed since.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        async with httpx.AsyncClient(timeout=30, limits=limits) as http, asyncio.TaskGroup() as tasks:
             for number in range(len(self.nodes)):
                 tasks.create_task(self._send(number, http))
             async for batch in paced(self._rows, self._speed):

@@ -181,6 +181,16 @@ async def test_a_transaction_whose_connection_was_dropped_does_not_go_on_without
         assert await server.call("GET", "a") == b"theirs"
 
 
+async def test_what_is_asked_behind_a_watch_fails_as_what_it_is() -> None:
+    async with valkey(persists=False) as server, FaultProxy(server.host, server.port) as proxy, shared(proxy) as (client, _):
+        pipe = client.pipeline()
+        await pipe.watch("a")
+        proxy.cut()
+        with pytest.raises(errors.ConnectionError):
+            await pipe.get("a")
+        await pipe.reset()  # type: ignore[no-untyped-call]
+
+
 async def test_a_transaction_that_lost_is_told_from_one_whose_answer_was_lost() -> None:
     async with valkey(persists=False) as server, FaultProxy(server.host, server.port) as proxy, shared(proxy) as (client, _):
         async with client.pipeline() as pipe:

@@ -189,6 +189,17 @@ async def test_what_is_published_before_the_start_and_while_it_reads_is_kept_too
     assert (await stored(path))[0] == before
 
 
+async def test_a_world_that_is_older_than_its_file_is_kept(path: Path) -> None:
+    node = Node(load(), Counters())
+    node.publish([point("early", 1)])
+    file = WorldFile(node, str(path), INTERVAL_S)
+    await file.start()
+    await within(file.settle())
+    await file.close()
+    node.close()
+    assert (await stored(path))[0].keys() == {"early"}
+
+
 async def test_a_deadline_that_came_meanwhile_is_a_death(path: Path) -> None:
     async with keeping(path) as (node, _):
         node.publish([point("short", 1, ttl=0.001), point("long", 1, ttl=1000)])
@@ -210,7 +221,7 @@ async def test_a_file_stays_in_proportion_and_loses_nothing_while_it_is_replaced
     async with keeping(path) as (node, file):
         world = node.world
         number = 0
-        while file.status()["rewrites"] < 5 or not file.status()["rewriting"]:
+        while file.status()["rewrites"] < 10 or not file.status()["rewriting"]:
             number += 1
             node.publish(updates(200, choose.randrange(2**32)))
             if number % 7 == 0:
@@ -225,6 +236,65 @@ async def test_a_file_stays_in_proportion_and_loses_nothing_while_it_is_replaced
     alone = sum(map(len, before.values()))
     assert path.stat().st_size < 2 * (alone + 2000) + 20_000 + 200_000  # and what came while it was being replaced
     assert os.listdir(path.parent) == [path.name]
+
+
+async def test_what_changes_while_the_file_is_replaced_is_in_the_new_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each entity is published once, so that nothing that was lost is written again by a later change."""
+    monkeypatch.setattr(module, "SPARE_BYTES", 5000)
+    async with keeping(path, interval_s=0.005) as (node, file):
+        node.publish([point(f"first-{n}", 1, properties={"text": "x" * 500}) for n in range(2000)])
+        rewrites = meanwhile = 0
+        while rewrites < 3 or meanwhile < 20:
+            is_rewriting = file.status()["rewriting"]
+            meanwhile += is_rewriting
+            node.publish([point(f"{node.engine.statistics()['entities']}", 1, properties={"text": "x" * 1000})])
+            await asyncio.sleep(0)
+            if file.status()["rewrites"] > rewrites:
+                rewrites = file.status()["rewrites"]
+                before = states(node)
+                await within(file.settle())
+                kept, _ = await stored(path)
+                assert before.items() <= kept.items()
+
+
+async def test_who_waits_for_a_broken_file_waits_for_the_new_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round of a new file that has not its place yet settles nothing."""
+    async with keeping(path) as (node, file):
+        node.publish([point(f"{n}", 1, properties={"text": "x" * 1000}) for n in range(3000)])
+        await within(file.settle())
+        take_place, is_in_place = log.Log.take_place_of, False
+
+        def noted(self: log.Log, other: log.Log, is_kept: bool) -> None:
+            nonlocal is_in_place
+            take_place(self, other, is_kept)
+            is_in_place = True
+
+        monkeypatch.setattr(log.Log, "take_place_of", noted)
+        assert file._log is not None
+        file._log.is_bad = True  # as a failure leaves it, before it is noted
+        node.publish([point("a", 1)])
+        await within(file.settle())
+        assert is_in_place
+        assert (await stored(path))[0] == states(node)
+
+
+async def test_a_bug_on_the_way_to_the_file_costs_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had been taken out of the feed by then is written with everything else."""
+    async with keeping(path, interval_s=60) as (node, file):
+        node.publish([point("a", 1)])
+        await within(file.settle())
+
+        def breaks(_: bytes) -> tuple[bytes, bytes]:
+            monkeypatch.undo()
+            raise ValueError("a bug")
+
+        monkeypatch.setattr(module, "seal", breaks)
+        node.publish([point("b", 1)])
+        with pytest.raises(Refused, match="other"):
+            await within(file.settle())
+        file._wake.set()
+        await until(lambda: not node.degraded and file.status()["rewrites"])
+        assert (await stored(path))[0].keys() == {"a", "b"}
 
 
 def version_of(state: bytes) -> int:
@@ -294,7 +364,7 @@ async def test_a_torn_end_is_cut_off_and_said_once(path: Path, caplog: pytest.Lo
             node.publish([point("c", 1)])
         caplog.clear()
         async with keeping(path) as (node, file):
-            assert states(node).keys() == {"a", "c"}
+            assert (states(node).keys(), node.world) == ({"a", "c"}, world)
         assert caplog.records == [] or told(caplog, "cut off") == 0
 
 

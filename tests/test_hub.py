@@ -131,9 +131,23 @@ async def test_what_the_hub_does_not_name_when_all_is_told_is_not_there_any_more
     # Unseen by the worker, as its connection ends in the same turn.
     cut(hub)
     node.publish([{"op": "delete", "id": "a"}, {"op": "delete", "id": "b"}])
-    await until(lambda: ids(worker) == ["c"])
-    assert worker.degraded == {}
+    await until(lambda: ids(worker) == ["c"] and not worker.degraded)
     worker.engine.verify()
+
+
+async def test_what_a_reload_of_the_hub_lets_die_dies_everywhere(machine: Machine) -> None:
+    """Such a death has the version of the living, so it is not told as a change is."""
+    _, node = await machine.hub()
+    node.publish([feature("a"), feature("b")])
+    (_, one), (_, two) = await machine.join(1), await machine.join(2)
+    node.begin_reload()
+    node.publish([feature("b", 1), feature("c")])
+    await node.end_reload()
+    assert ids(node) == ["b", "c"]
+    await until(lambda: ids(one) == ids(two) == ["b", "c"])
+    node.publish([feature("a", 2)])
+    await until(lambda: ids(one) == ids(two) == ["a", "b", "c"])
+    await until(lambda: node.degraded == {"worker 3": "gone"})
 
 
 async def test_workers_come_in_any_order_and_number(machine: Machine) -> None:
@@ -236,6 +250,7 @@ async def test_a_newer_worker_of_a_number_takes_the_place_of_the_older(machine: 
 
 async def test_updates_under_way_are_bounded_and_end_with_the_hub(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realtime.cluster.join, "IN_FLIGHT_BYTES_MAX", 3000)
+    monkeypatch.setattr(realtime.cluster.join, "PUBLISH_S", 3600.0)
     hub, node = await machine.hub()
     join, worker = await machine.join(1)
     hold = asyncio.Event()

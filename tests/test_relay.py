@@ -13,8 +13,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from realtime.cluster.pipe import Pipe, Whole, to_worker
+from realtime.cluster.pipe import Anew, Pipe, Whole, to_worker
 from realtime.cluster.relay import FEEDS_MAX, Peer, Relay
+from realtime.cluster.retelling import Retelling
 from realtime.config import Config
 from realtime.counters import Counters
 from realtime.engine import FeedKind
@@ -39,39 +40,53 @@ def world(node: Node) -> list[Any]:
     return [{name: value for name, value in feature.items() if name != "version"} for feature in found]
 
 
+def end_reload(node: Node) -> None:
+    """As `Node.end_reload` does it, at once."""
+    while not node.engine.end_reload(node.now(), 1000):
+        pass
+    node.is_reloading = False
+    node.reloads += 1
+
+
 class SlowPipe:
     """What is written waits here until the test lets the worker read it."""
 
     def __init__(self) -> None:
         self.is_paused = False
         self.node = Node(Config(), Counters())
+        self._retelling = Retelling(self.node)
         self.owed: set[str] = set()  # what the worker must hold once it is told that it is whole
         self.is_whole = False
         self.written_paused = 0
-        self._frames: list[bytes | None] = []  # None: it was told that it is whole
+        self.unread: list[bytes | Anew | Whole] = []
 
     def write(self, frames: bytes) -> None:
         self.written_paused += self.is_paused
-        self._frames.append(frames)
+        self.unread.append(frames)
 
     def send(self, message: object) -> None:
-        assert isinstance(message, Whole)
-        self._frames.append(None)
+        assert isinstance(message, Anew | Whole)
+        self.unread.append(message)
 
-    def read(self, count: int) -> None:
+    async def read(self, count: int) -> None:
         """Let the worker take so many writes."""
-        for frames in self._frames[:count]:
-            if frames is None:
+        taken, self.unread = self.unread[:count], self.unread[count:]
+        for frames in taken:
+            if isinstance(frames, Anew):
+                self._retelling.begin()
+                continue
+            if isinstance(frames, Whole):
+                if self._retelling.is_on:
+                    await self._retelling.end()
                 assert self.owed <= {found["id"] for found in world(self.node)}
                 self.is_whole = True
                 continue
             while frames:
                 size = int.from_bytes(frames[:4], "big")
                 assert frames[4] == 0
-                merged = self.node.merge(frames[5 : 4 + size])
+                merged = self.node.merge(self._retelling.part(frames[5 : 4 + size]))
                 assert merged.bad == 0
                 frames = frames[4 + size :]
-        del self._frames[:count]
 
 
 class Play:
@@ -105,18 +120,21 @@ class Play:
             else:
                 self.node.publish([feature(id, self.random.randrange(170), ttl=self.random.choice((None, 1000)))])
 
-    def step(self) -> None:
+    async def step(self) -> None:
+        reading: list[SlowPipe] = []
         acts: list[tuple[float, Callable[[], object]]] = [
             (6, lambda: self.publish(self.random.randrange(1, 60))),
             (1, lambda: len(self.pipes) < 7 and self.join()),
             (0.7, self._leave),
             (3, lambda: self._any(lambda peer, pipe: setattr(pipe, "is_paused", True))),
             (3, lambda: self._any(self._resume)),
-            (6, lambda: self._any(lambda peer, pipe: pipe.read(self.random.randrange(1, 4)))),
+            (6, lambda: self._any(lambda peer, pipe: reading.append(pipe))),
             (0.3, self._reload),
         ]
         weights, calls = zip(*acts, strict=True)
         self.random.choices(calls, weights)[0]()
+        for pipe in reading:
+            await pipe.read(self.random.randrange(1, 4))
 
     def _any(self, act: Callable[[Peer, SlowPipe], object]) -> None:
         if self.pipes:
@@ -127,9 +145,7 @@ class Play:
         if not self.node.is_reloading:
             self.node.begin_reload()
             return
-        while not self.node.engine.end_reload(self.node.now(), 1000):
-            pass
-        self.node.is_reloading = False
+        end_reload(self.node)
         left = {found["id"] for found in world(self.node)}
         for _, pipe in self.pipes.values():
             pipe.owed &= left
@@ -151,12 +167,16 @@ class Play:
         for _ in range(2000):
             await asyncio.sleep(0)
             for _, pipe in self.pipes.values():
-                pipe.read(1000)
+                await pipe.read(1000)
             self.relay.wake()
-            if all(peer.is_in_step and not self.relay.backlog(peer) for peer, _ in self.pipes.values()):
+            if all(self._is_quiet(*both) for both in self.pipes.values()):
                 return
             await asyncio.sleep(0.001)
         raise AssertionError("workers are not told all there is")
+
+    def _is_quiet(self, peer: Peer, pipe: SlowPipe) -> bool:
+        is_due = self.relay.is_whole and not peer.tells
+        return peer.is_in_step and not self.relay.backlog(peer) and not pipe.unread and (peer.is_whole or not is_due)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -172,7 +192,7 @@ async def test_every_worker_is_told_everything_whoever_stops_meanwhile(seed: int
             play.relay.become_whole()
             for _, pipe in play.pipes.values():
                 pipe.owed = {found["id"] for found in world(play.node)}
-        play.step()
+        await play.step()
         for _ in range(play.random.randrange(4)):
             await asyncio.sleep(0)
         if place % 50 == 0:
@@ -229,7 +249,7 @@ async def test_a_worker_that_reads_nothing_costs_names_and_holds_nobody_up() -> 
     for _ in range(50):
         play.publish(200)
         await asyncio.sleep(0.003)
-        fine.read(1000)
+        await fine.read(1000)
     assert world(fine.node) == world(play.node)
     peer = next(peer for peer, pipe in play.pipes.values() if pipe is stuck)
     assert peer.feed
@@ -264,6 +284,11 @@ async def test_whoever_tells_what_it_holds_is_whole_only_after_that_came_back() 
     play.relay.add(peer)
     await play.settle()
     assert not peer.is_whole
+    for _ in range(50):  # nor while there is always something new
+        play.publish(30)
+        await asyncio.sleep(0)
+        await pipe.read(1)
+        assert not peer.is_whole
     other = Node(Config(), Counters())
     other.publish([feature(f"x{place}") for place in range(100)])
     feed = other.engine.open_feed(FeedKind.ASKED)
@@ -273,6 +298,70 @@ async def test_whoever_tells_what_it_holds_is_whole_only_after_that_came_back() 
     play.relay.told(peer)
     await play.settle()
     assert pipe.is_whole
+    play.relay.close()
+
+
+async def one_falls_behind(monkeypatch: pytest.MonkeyPatch) -> tuple[Play, SlowPipe, Peer, Peer]:
+    """Return one of two workers, which fell behind with nearly all of a hundred entities in the shared feed, and both peers."""
+    monkeypatch.setattr("realtime.cluster.relay.BATCH_BYTES", 300)
+    monkeypatch.setattr("realtime.cluster.relay.WRITE_BYTES_MAX", 300)
+    play = Play(6)
+    stuck, _ = play.join(), play.join()
+    await play.settle()
+    (behind, _), (other, _) = play.pipes.values()
+    stuck.is_paused = True
+    play.node.publish([feature(f"e{place}") for place in range(100)])
+    play.relay._run()
+    assert behind.feed and behind.copied > 90
+    return play, stuck, behind, other
+
+
+async def test_one_that_fell_behind_is_told_all_though_the_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    play, stuck, _, other = await one_falls_behind(monkeypatch)
+    del play.pipes[other.number]
+    play.relay.remove(other)
+    await play.settle()
+    assert len(world(stuck.node)) == 100
+    play.relay.close()
+
+
+async def test_one_that_fell_behind_is_whole_when_it_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    play, stuck, behind, _ = await one_falls_behind(monkeypatch)
+    play.relay.become_whole()
+    for _ in range(20):
+        play.relay._run()
+    stuck.owed = {f"e{place}" for place in range(100)}
+    stuck.is_paused = False
+    for _ in range(200):
+        play.relay._run()
+        await stuck.read(1)
+    assert behind.is_whole and stuck.is_whole
+    play.relay.close()
+
+
+@pytest.mark.parametrize("has_begun", [False, True], ids=["before", "behind"])
+async def test_what_a_worker_is_told_is_no_word_of_a_store(has_begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload lets die what nobody names, whoever falls behind meanwhile."""
+    monkeypatch.setattr("realtime.cluster.relay.BATCH_BYTES", 300)
+    monkeypatch.setattr("realtime.cluster.relay.WRITE_BYTES_MAX", 300)
+    play = Play(5)
+    play.relay.become_whole()
+    stuck, fine = play.join(), play.join()
+    await play.settle()
+    stuck.is_paused = True
+    play.node.publish([feature(f"e{place}") for place in range(100)])
+    if has_begun:
+        play.relay._run()
+        assert any(peer.copied for peer, _ in play.pipes.values())
+    play.node.begin_reload()
+    for _ in range(100):
+        play.relay._run()
+        await fine.read(1000)
+    assert len(world(fine.node)) == 100
+    end_reload(play.node)
+    assert world(play.node) == []
+    await play.settle()
+    assert world(stuck.node) == world(fine.node) == []
     play.relay.close()
 
 

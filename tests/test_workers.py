@@ -78,6 +78,14 @@ class Server:
         assert self.process.returncode is not None
         return self.process.returncode, out.decode(), err.decode()
 
+    async def hurry(self) -> None:
+        """Tell it to end at once, and wait until it has."""
+        ending = asyncio.ensure_future(self.process.communicate())
+        while not ending.done():
+            with suppress(ProcessLookupError):
+                self.process.terminate()
+            await asyncio.wait({ending}, timeout=0.1)
+
     def workers(self) -> dict[int, int]:
         """Return the process of each worker."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
@@ -137,12 +145,11 @@ async def serve(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Server]
 
         yield serve
         for server in servers:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TIMEOUT_S):
+                    await server.hurry()
             if server.process.returncode is None:
-                left = server.workers()
-                server.process.kill()
-                for pid in left.values():
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                server.process.kill()  # and those that it started end by themselves
                 await server.process.communicate()
 
 
@@ -337,6 +344,28 @@ async def test_when_all_are_killed_it_is_another_world(serve: Any) -> None:
 
     await until(has_another_world)
     assert (await server.get("/v1/entities"))["features"] == []
+
+
+async def test_what_is_in_a_file_comes_back_though_all_are_killed(serve: Any, tmp_path: Path) -> None:
+    server = await serve(2, f"store.path={tmp_path / 'world'}", "store.interval_ms=20")
+    await server.publish(bus("a", 1), bus("b", 2))
+    answer = await server.http.post(f"{server.api}/v1/updates?durable=1", json=bus("c", 3))
+    assert answer.json()["accepted"] == 1
+    ready = await server.get("/readyz")
+    for pid in server.workers().values():
+        os.kill(pid, signal.SIGKILL)
+
+    async def is_back() -> bool:
+        again = await server.get("/readyz")
+        return bool(again["epoch"] != ready["epoch"] and not again["degraded"])
+
+    await until(is_back)
+    assert (await server.get("/readyz"))["world"] == ready["world"]
+    async with AsyncExitStack() as stack:
+        viewers = Viewers(server, stack, 12)
+        await viewers.fill(2)
+        assert await until(viewers.agree)
+    assert [feature["id"] for feature in (await server.get("/v1/entities"))["features"]] == ["a", "b", "c"]
 
 
 # Publishing over a WebSocket

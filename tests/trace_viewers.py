@@ -147,11 +147,13 @@ class TraceViewer:
             await self._greet(connection)
             reading = asyncio.create_task(self._read(connection))
             acting = asyncio.create_task(self._act(connection))
-            done, waiting = await asyncio.wait({reading, acting}, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                done, _ = await asyncio.wait({reading, acting}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (reading, acting):
+                    task.cancel()
+                await asyncio.gather(reading, acting, return_exceptions=True)
             is_over = acting in done and acting.exception() is None and not self._is_resetting
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
             assert self._judge is not None
             self.counts.update(self._judge.counts)
             for task in done:
@@ -279,7 +281,9 @@ class TraceViewer:
 
     def _reset(self, connection: ClientConnection) -> None:
         self._is_resetting = True
-        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        sock = connection.transport.get_extra_info("socket")
+        if sock is not None:  # otherwise the server has just gone
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         connection.transport.abort()
 
     # Reading

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,9 +39,11 @@ class EngineGame {
    public:
     static constexpr uint32_t IDS = 14;
     static constexpr size_t SESSIONS_MAX = 6;
+    static constexpr size_t BATCHES_MAX = 8;  // of those that were told, the last
+    static constexpr Settings SETTINGS{6, 400, 5, 0.0625, 40.0, 5};
 
     explicit EngineGame(Source& source)
-        : source_(source), engine_({6, 400, 5, 0.0625, 40.0, 5}, source.below(3)) {
+        : source_(source), engine_(SETTINGS, source.below(3)), other_(SETTINGS, 3), other_feed_(other_.open_feed(FeedKind::LOCAL)) {
         for (uint32_t n = 0; n < IDS; ++n) {
             ids_.push_back(n == 3 ? "z\xC3\xBCrich \"3\"" : n == 4 ? std::string(128, 'e') : "e" + std::to_string(n));
         }
@@ -47,7 +51,7 @@ class EngineGame {
 
     // One operation, and whether all still holds.
     void step() {
-        switch (source_.below(16)) {
+        switch (source_.below(20)) {
             case 0:
             case 1:
             case 2:
@@ -82,6 +86,19 @@ class EngineGame {
             case 13:
                 veil();
                 break;
+            case 14:
+                open_or_close();
+                break;
+            case 15:
+                tell();
+                break;
+            case 16:
+            case 17:
+                hear();
+                break;
+            case 18:
+                reload();
+                break;
             default:
                 flush();
         }
@@ -95,20 +112,30 @@ class EngineGame {
             sessions_.pop_back();
             verify();
         }
+        while (!feeds_.empty()) {
+            engine_.close_feed(feeds_.back());
+            feeds_.pop_back();
+            verify();
+        }
         for (const std::string& id : ids_) {
             Update update;
             update.op = Op::DELETE;
             update.id = id;
             engine_.apply(update, now_);
         }
+        engine_.begin_reload();  // what a broken batch gave birth to has another id
+        while (!engine_.end_reload(now_, 3)) {
+            verify();
+        }
         now_ += 41.0;
         engine_.expire(now_, ids_.size());
         verify();
         const Statistics left = engine_.statistics();
         require(left.entities == 0 && left.tombstones == 0 && left.sessions == 0 && left.outbox_entities == 0, "not empty at the end");
-        require(left.ghosts == 0, "ghosts are left");
+        require(left.ghosts == 0 && left.feeds == 0, "ghosts are left");
         require(left.principals == 1 && left.access_sets == 1, "rights are left");
         require(left.filters == 0, "filters are left");
+        engine_.expire(std::numeric_limits<double>::max(), ids_.size());  // a broken batch may have named any deadline
         require(engine_.next_due() == NEVER && engine_.next_expiry() == NEVER, "something is still to come");
     }
 
@@ -120,8 +147,10 @@ class EngineGame {
     uint64_t session() { return sessions_[source_.below(static_cast<uint32_t>(sessions_.size()))]; }
 
     void verify() {
-        const std::string wrong = engine_.verify();
-        require(wrong.empty(), wrong.c_str());
+        for (Engine* engine : {&engine_, &other_}) {
+            const std::string wrong = engine->verify();
+            require(wrong.empty(), wrong.c_str());
+        }
     }
 
     double coordinate(bool is_latitude) {
@@ -136,7 +165,9 @@ class EngineGame {
         update.geometry.box_count = 1;
         update.geometry.boxes[0] = {lon, lat, lon, lat};
         update.geometry.is_point = must_be_point || source_.below(4) > 0;
-        text_ = std::to_string(lon) + "," + std::to_string(lat);
+        char text[64];
+        std::snprintf(text, sizeof text, "%g,%g", lon, lat);
+        text_ = text;
         if (!update.geometry.is_point) {
             const bool is_split = maybe();
             text_ = std::string(R"({"type":"MultiPoint","coordinates":[[)") + text_ + (is_split ? "],[-180,0],[180,0]]}" : "]]}");
@@ -192,9 +223,9 @@ class EngineGame {
     void apply(Update& update) {
         update.version = source_.below(4) ? 0 : 1 + source_.below(40);
         if (maybe()) {
-            engine_.hint(update.id);
+            target_->hint(update.id);
         }
-        engine_.apply(update, now_);
+        target_->apply(update, now_);
     }
 
     void upsert() {
@@ -259,6 +290,71 @@ class EngineGame {
         require(dead.size() <= deaths_max, "more died than might");
         std::sort(dead.begin(), dead.end());
         require(std::adjacent_find(dead.begin(), dead.end()) == dead.end(), "one died twice");
+    }
+
+    // Feeds: another node has entities of the same ids, and what either tells is told again, twice, in part and broken.
+
+    uint32_t feed() { return feeds_[source_.below(static_cast<uint32_t>(feeds_.size()))]; }
+
+    void open_or_close() {
+        if (feeds_.size() < 4 && (feeds_.empty() || maybe())) {
+            feeds_.push_back(engine_.open_feed(static_cast<FeedKind>(source_.below(3))));
+            require(engine_.feed_size(feeds_.back()) == 0, "a new feed is not empty");
+        } else if (maybe()) {
+            engine_.offer_all(feed());
+        } else {
+            engine_.close_feed(feeds_.back());
+            feeds_.pop_back();
+        }
+    }
+
+    void take(Engine& engine, uint32_t feed) {
+        static constexpr size_t BUDGETS[] = {0, 1, 200, 1000000};
+        const size_t budget = BUDGETS[source_.below(4)];
+        const size_t size = engine.feed_size(feed);
+        bool is_any = false;
+        for (Batch& batch : engine.take_feed(feed, 1 + source_.below(3), budget)) {
+            if (!batch.bytes().empty()) {
+                is_any = true;
+                batches_.emplace_back(batch.bytes());
+            }
+        }
+        require(is_any == (size > 0) && (size == 0 || engine.feed_size(feed) < size), "nothing was taken");
+        require(budget > 1 || engine.feed_size(feed) + 1 >= size, "more was taken than was asked for");
+        batches_.erase(batches_.begin(), batches_.end() - static_cast<std::ptrdiff_t>(std::min(batches_.size(), BATCHES_MAX)));
+    }
+
+    void tell() {
+        if (!feeds_.empty() && source_.below(3)) {
+            take(engine_, feed());
+            return;
+        }
+        target_ = &other_;
+        maybe() ? upsert() : maybe() ? change() : remove();
+        target_ = &engine_;
+        take(other_, other_feed_);
+    }
+
+    void hear() {
+        if (batches_.empty()) {
+            return;
+        }
+        std::string batch = batches_[source_.below(static_cast<uint32_t>(batches_.size()))];
+        if (source_.below(4) == 0) {
+            batch[source_.below(static_cast<uint32_t>(batch.size()))] = static_cast<char>(source_.below(256));
+        }
+        if (source_.below(8) == 0) {
+            batch.resize(source_.below(static_cast<uint32_t>(batch.size())));
+        }
+        const std::unique_ptr<char[]> exact(new char[batch.size()]);
+        std::copy(batch.begin(), batch.end(), exact.get());
+        Engine& engine = source_.below(4) ? engine_ : other_;
+        engine.merge({exact.get(), batch.size()}, now_, &engine == &other_ ? other_feed_ : feeds_.empty() || maybe() ? 0 : feed());
+    }
+
+    void reload() {
+        maybe() ? engine_.begin_reload() : static_cast<void>(engine_.end_reload(now_, source_.below(6)));
+        engine_.renumber(source_.below(3));
     }
 
     size_t set_principals() {
@@ -398,10 +494,14 @@ class EngineGame {
     }
 
     Source& source_;
-    Engine engine_;
+    Engine engine_, other_;
+    const uint32_t other_feed_;
+    Engine* target_ = &engine_;  // whom updates go to
     double now_ = START_S;
     std::vector<std::string> ids_;
     std::vector<uint64_t> sessions_;
+    std::vector<uint32_t> feeds_;
+    std::vector<std::string> batches_;
     uint64_t frames_ = 0;
     std::string text_, long_, frame_, scratch_;
     std::vector<NamedProperty> properties_;

@@ -50,7 +50,9 @@ class Cluster:
         self._task: asyncio.Task[None] | None = None
         self._is_known = False  # Redis has answered, and nothing has failed since
         self._is_up = False  # and the world is whole
+        self._is_lost = False  # Redis has not what it had, whatever its streams look like
         self._must_reload = False  # a gap was found, and no reload has come to its end since
+        self._pause_s = RETRY_S[0]  # before the next attempt
         self._whole = asyncio.Event()
         # Whatever may be counted is there from the start.
         node.counters.troubles.update(dict.fromkeys(CLASSES, 0))
@@ -110,12 +112,10 @@ class Cluster:
     # Connected or not
 
     async def _live(self) -> None:
-        pause = RETRY_S[0]
         while True:
             try:
                 await self._link.open()
                 await self._enter()
-                pause = RETRY_S[0]
                 await self._stay()
             except Exception as error:  # noqa: BLE001  whatever it is, viewers are served, and it is tried again
                 self._note(REDIS, error)
@@ -124,8 +124,8 @@ class Cluster:
                 self._bus.put_back()
                 self._viewports.put_back()
             await self._reset()
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, RETRY_S[1])
+            await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
+            self._pause_s = min(2 * self._pause_s, RETRY_S[1])
 
     async def _reset(self) -> None:
         try:
@@ -136,16 +136,17 @@ class Cluster:
     async def _enter(self) -> None:
         """Find out where we are, and get the world from the store where that is needed."""
         await self._check_format()
-        await self._number.hold()
+        self._is_lost = not await self._number.hold() or self._is_lost
         self._is_known = True
-        is_other_world = await self._find_world()
-        cuts = [Cut.LOST] * len(self._shards) if is_other_world and self._node.is_whole else await self._bus.survey()
+        self._is_lost = await self._find_world() or self._is_lost
+        cuts = [Cut.LOST] * len(self._shards) if self._is_lost and self._node.is_whole else await self._bus.survey()
         lost = [shard for shard, cut in zip(self._shards, cuts, strict=True) if cut is Cut.LOST]
         if lost:
             logger.warning("Redis has lost what it knew: this node tells all that it holds")
             for shard in lost:
                 shard.forget()
             self._bus.offer_all()
+        self._is_lost = False
         self._must_reload = self._must_reload or Cut.GAP in cuts
         if self._must_reload:
             await self._reload()
@@ -187,15 +188,23 @@ class Cluster:
             tasks.create_task(self._keep_number())
             tasks.create_task(self._keep_store())
             tasks.create_task(self._viewports.write())
+            tasks.create_task(self._recover())
             self._is_up = True
             self._node.is_whole = True
             self._whole.set()
-            self._clear(REDIS)
+
+    async def _recover(self) -> None:
+        """Be well again once the others have been told: if what can be read cannot be written, every attempt gets as far as here."""
+        await self._bus.settle()
+        self._pause_s = RETRY_S[0]
+        self._clear(REDIS)
 
     async def _keep_number(self) -> None:
         while True:
             await asyncio.sleep(self._config.lease_s / 4)
-            await self._number.hold()
+            if not await self._number.hold():
+                self._is_lost = True
+                raise ConnectionError("Redis was emptied while the connection held")  # as good as a cut
 
     async def _keep_store(self) -> None:
         """Write what is this node's to write. A command that Redis refuses is the store's trouble, not the bus's."""

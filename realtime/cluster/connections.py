@@ -265,6 +265,9 @@ class _Pipeline(Pipeline):
     async def _disconnect_raise_on_watching(self, conn: Any, error: Exception, *_: Any, **__: Any) -> None:
         await conn.disconnect(error=error)
 
+    async def _disconnect_reset_raise_on_watching(self, conn: Any, error: Exception, *_: Any, **__: Any) -> None:
+        await conn.disconnect(error=error)  # what is asked between WATCH and MULTI fails by this way
+
 
 class Client(Redis):
     """The commands of one pool's connections. A WatchError of it means that EXEC was answered and has done nothing."""

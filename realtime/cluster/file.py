@@ -18,10 +18,10 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
+from realtime.cluster.disk_thread import DiskThread
 from realtime.cluster.log import TORN_BYTES_MAX, FileRefused, Log, Reader, seal
 from realtime.config import Config
 from realtime.engine import FeedKind
@@ -55,7 +55,6 @@ _ERRORS = {
 }
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def classify(error: BaseException) -> str:
@@ -81,7 +80,7 @@ class WorldFile:
         self._node = node
         self._path = os.path.realpath(path)  # a link stays one when the file is replaced
         self._interval_s = max(interval_s, INTERVAL_MIN_S)
-        self._thread = ThreadPoolExecutor(1, "realtime-file")
+        self._disk = DiskThread("realtime-file")
         self._log: Log | None = None
         self._next: Log | None = None  # the file that is being made to take its place
         self._feed = 0
@@ -104,9 +103,9 @@ class WorldFile:
         """Lock the file, take over its world, and keep it from now on. Raises `FileRefused`; nothing is changed then."""
         node = self._node
         try:
-            log = self._log = await self._do(Log.open, self._path, node.world)
+            log = self._log = await self._disk.call(Log.open, self._path, node.world)
         except BaseException:
-            self._thread.shutdown(wait=False)
+            self._disk.close()
             raise
         node.is_whole = False
         node.settle = self.settle
@@ -130,8 +129,8 @@ class WorldFile:
             self._node.engine.close_feed(self._feed)
         log, self._log = self._log, None
         if log is not None:
-            await self._do(log.close)
-        self._thread.shutdown(wait=False)
+            await self._disk.call(log.close)
+        self._disk.close()
 
     async def settle(self) -> None:
         """Return once what was published before is on the disk; raise `Refused` (unavailable) if it does not get there."""
@@ -163,7 +162,7 @@ class WorldFile:
         bad = self._node.counters.states["bad"]
         reader = Reader(log.size_bytes)
         while not reader.is_through:
-            data = await self._do(log.read, reader.place, reader.wanted)
+            data = await self._disk.call(log.read, reader.place, reader.wanted)
             await self._node.merge_sliced((batch, 0) for batch in reader.take(data))
             if time.monotonic() - told >= PROGRESS_S:
                 told = time.monotonic()
@@ -191,7 +190,7 @@ class WorldFile:
         if not torn_bytes or torn_bytes > TORN_BYTES_MAX or log.is_bad:
             return
         try:
-            await self._do(log.cut, log.size_bytes - torn_bytes)
+            await self._disk.call(log.cut, log.size_bytes - torn_bytes)
         except OSError:
             log.is_bad = True  # nothing may be written behind it
         logger.warning("%s: the last write had not come to its end: %d bytes are cut off", self._path, torn_bytes)
@@ -237,7 +236,7 @@ class WorldFile:
             await self._drain(self._feed, self._write)
             if self._is_well():
                 assert self._log is not None
-                await self._do(self._log.sync)
+                await self._disk.call(self._log.sync)
                 self._synced = began
         except BaseException as error:
             for done in waiting:
@@ -254,7 +253,7 @@ class WorldFile:
         while left > 0:
             records, count = self._take_slice(feed, left)
             left -= count
-            await self._do(write, records)
+            await self._disk.call(write, records)
 
     def _take_slice(self, feed: int, count_max: int) -> tuple[list[bytes], int]:
         """Return sealed records of about `count_max` entities of a feed, if that does not take too long, and how many those are."""
@@ -283,7 +282,7 @@ class WorldFile:
         assert self._log is not None
         engine = self._node.engine
         was_well = self._is_well()
-        log = await self._do(Log.create, self._path + ".new", self._node.world)
+        log = await self._disk.call(Log.create, self._path + ".new", self._node.world)
         asked = engine.open_feed(FeedKind.ASKED)
         if not was_well:  # all of it is asked for now, and written once is enough
             engine.close_feed(self._feed)
@@ -292,12 +291,12 @@ class WorldFile:
         try:
             self._next = log
             await self._fill(log, asked, was_well)
-            await self._do(log.append, list(seal(b'{"snapshot":%d}' % log.size_bytes)))
+            await self._disk.call(log.append, list(seal(b'{"snapshot":%d}' % log.size_bytes)))
             await self._write_round()
-            await self._do(log.take_place_of, self._log, self._is_damaged)
+            await self._disk.call(log.take_place_of, self._log, self._is_damaged)
         except BaseException:
             self._next = None
-            await asyncio.shield(self._do(log.discard))
+            await asyncio.shield(self._disk.call(log.discard))
             raise
         finally:
             engine.close_feed(asked)
@@ -315,10 +314,10 @@ class WorldFile:
             if was_well and self._is_closing:
                 raise InterruptedError(errno.EINTR, "it is time to go")
             records, _ = self._take_slice(asked, left)
-            await self._do(log.append, records)
+            await self._disk.call(log.append, records)
             if log.size_bytes - synced_bytes >= SYNC_BYTES:
                 synced_bytes = log.size_bytes
-                await self._do(log.sync)
+                await self._disk.call(log.sync)
             if time.monotonic() >= due or (self._waiting and was_well):
                 due = time.monotonic() + self._interval_s
                 await self._write_round()
@@ -363,12 +362,6 @@ class WorldFile:
         for done in waiting:
             if not done.done():
                 done.set_exception(_unsettled(word))
-
-    # The thread
-
-    async def _do(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Call something that blocks."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
     async def _sleep(self) -> None:
         """Wait for the next round: an interval, longer after failures, shorter if somebody wants to know."""

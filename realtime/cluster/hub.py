@@ -245,6 +245,7 @@ class Hub:
         worker.pipe.send(Who(node.world, node.number, node.epoch, wants_all))
         worker.peer = Peer(worker.pipe, hello.worker, wants_all)
         self._relay.add(worker.peer)
+        self._note_missing()
 
     def _inherit(self, hello: Hello) -> bool:
         """Return whether the worker shall tell what it holds; the first that does gives the world its id back."""

@@ -17,6 +17,7 @@ import msgspec
 
 from realtime.cluster.pipe import (
     FORMAT,
+    Anew,
     Answer,
     Ask,
     Counts,
@@ -34,6 +35,7 @@ from realtime.cluster.pipe import (
     states_frame,
     to_worker,
 )
+from realtime.cluster.retelling import Retelling
 from realtime.cluster.workers import Place
 from realtime.engine import FeedKind
 from realtime.errors import ErrorCode, Refused
@@ -61,6 +63,8 @@ class Join:
         self._place = place
         self._process = process
         self._answer = answer
+        self._retelling = Retelling(node)
+        self._has_been_told = False  # something, on a connection before
         self._parser = UpdateParser(node.config.limits, node.config.publish)
         self._pipe: Pipe | None = None
         self._is_known = False  # the hub has said who it is, on this connection
@@ -114,14 +118,17 @@ class Join:
     async def _be_told(self, pipe: Pipe) -> bool:
         """Merge what the hub tells, until the connection ends; return whether it had something to tell."""
         has_heard = False
-        # What the hub does not name from here on until it says that this was all does not exist any more.
-        self._node.begin_reload()
+        if self._has_been_told:  # what the hub does not name until it says that this was all does not exist any more
+            self._retelling.begin()
+        self._has_been_told = True
         try:
             while items := await pipe.take():
                 has_heard = True
                 batches = [item for item in items if isinstance(item, bytes)]
                 if batches:
-                    await self._node.merge_sliced((batch, 0) for batch in batches)
+                    await self._node.merge_sliced((self._retelling.part(batch), 0) for batch in batches)
+                elif isinstance(items[0], Anew):
+                    self._retelling.begin()
                 else:
                     await self._become_whole()
         except Exception:
@@ -130,7 +137,8 @@ class Join:
         return has_heard
 
     async def _become_whole(self) -> None:
-        await self._node.end_reload()
+        if self._retelling.is_on:
+            await self._retelling.end()
         if self._pipe is None:
             return
         self._world = self._node.world

@@ -57,6 +57,7 @@ class NodeNumber:
         self._lease_s = lease_s
         self._owner = node.epoch.encode()
         self._number = 0  # leased; 0: none
+        self._is_robbed = False  # of a lease that had not run out, and nobody was told yet
         self._end: asyncio.TimerHandle | None = None
         self.draw()
 
@@ -80,8 +81,11 @@ class NodeNumber:
             self._number = number
             self._node.renumber(number)
 
-    async def hold(self) -> None:
-        """Lease a number, or renew the one that is leased."""
+    async def hold(self) -> bool:
+        """Lease a number, or renew the one that is leased.
+
+        Return false if a lease that cannot have run out is gone: then Redis has lost what it knew, with or without a cut.
+        """
         began = asyncio.get_running_loop().time()
         lease_ms = int(self._lease_s * 1000)
         if self._number:
@@ -92,16 +96,19 @@ class NodeNumber:
                     pipe.pexpire(key, lease_ms)
                     await commit(pipe)
             except NotOurs:
+                self._is_robbed = True
                 self.draw()
             else:
                 self._keep(self._number, began)
-                return
+                return True
         for _ in range(TRIES):
             number = random.randint(1, LEASED_MAX)
             key = self._key(number)
             if await self._link.home(key).set(key, self._owner, nx=True, px=lease_ms):
                 self._keep(number, began)
-                return
+                break
+        is_robbed, self._is_robbed = self._is_robbed, False
+        return not is_robbed
 
     async def release(self) -> None:
         """Give the number back."""

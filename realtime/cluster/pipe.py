@@ -96,8 +96,12 @@ class Who(Struct, frozen=True, array_like=True, tag="who"):
     wants_all: bool = False
 
 
+class Anew(Struct, frozen=True, array_like=True, tag="anew"):
+    """Everything is told again: what is not named until `Whole` is not there any more."""
+
+
 class Whole(Struct, frozen=True, array_like=True, tag="whole"):
-    """All that the hub held when the worker came has been told."""
+    """All that the hub held when the worker came, or when it said `Anew`, has been told."""
 
 
 class Verdicts(Struct, frozen=True, array_like=True, tag="verdicts"):
@@ -133,7 +137,7 @@ class Ask(Struct, frozen=True, array_like=True, tag="ask"):
 
 
 ToHub = Hello | Told | Publish | KeepView | FindView | Answer
-ToWorker = Who | Whole | Verdicts | FoundView | Ask
+ToWorker = Who | Anew | Whole | Verdicts | FoundView | Ask
 Message = ToHub | ToWorker
 
 to_hub: msgspec.msgpack.Decoder[ToHub] = msgspec.msgpack.Decoder(ToHub)

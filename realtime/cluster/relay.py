@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from realtime.cluster.pipe import Pipe, Whole, states_frame
+from realtime.cluster.pipe import Anew, Pipe, Whole, states_frame
 from realtime.engine import FeedKind
 from realtime.node import Node
 
@@ -61,6 +61,7 @@ class Relay:
         self._next = 0.0  # when there may be a run again
         self._handle: asyncio.Handle | None = None
         self._is_closed = False
+        self._reloads = node.reloads  # that the peers were told of
         node.on_offer.append(self.wake)
 
     def add(self, peer: Peer) -> None:
@@ -92,7 +93,7 @@ class Relay:
 
     def _owed(self, peer: Peer) -> int | None:
         """Return how many states lie in its feed before those of later changes."""
-        if not self.is_whole or peer.tells or peer.waits or peer.copied:
+        if peer.tells or peer.waits or peer.copied:
             return None
         return self.backlog(peer)
 
@@ -125,6 +126,8 @@ class Relay:
         if self._is_closed:
             return
         stop = time.perf_counter() + SLICE_S
+        if self._reloads != self._node.reloads:
+            self._begin_anew()
         self._seat()
         has_more = self._tell_those_in_step(stop)
         for peer in self.peers:
@@ -137,6 +140,17 @@ class Relay:
             self._handle = self._loop.call_soon(self._run)
 
     # Who is in step
+
+    def _begin_anew(self) -> None:
+        """Tell everybody everything: what died as a reload did not name it is no newer than what they have of it."""
+        self._reloads = self._node.reloads
+        for peer in self.peers:
+            if peer.feed:
+                self._engine.close_feed(peer.feed)
+            peer.feed, peer.copied, peer.owed = 0, 0, None
+            peer.waits, peer.is_whole = True, False
+            peer.pipe.send(Anew())
+        self._end_sharing()
 
     def _seat(self) -> None:
         """Give a feed to those that wait for one, as far as there are any."""
@@ -160,25 +174,21 @@ class Relay:
             return 0
 
     def _fall_behind(self, peer: Peer) -> None:
-        """Give a worker a feed of its own, into which goes what the shared one has for it when that is told to the others.
-
-        While a reload names entities, that would name more (see `_copy`); then it is told everything anew.
-        """
+        """Give a worker a feed of its own, into which goes what the shared one has for it when that is told to the others."""
         peer.owed = None
-        feed = 0 if self._node.is_reloading else self._open_feed()
-        if feed:
+        if feed := self._open_feed():
             peer.feed, peer.copied = feed, self._engine.feed_size(self._shared)
         else:
             peer.waits = True
 
     def _catch_up(self, peer: Peer) -> None:
-        """Its feed is empty: it knows all that those in step know, or will be told."""
+        """Its feed is empty: it knows all that those in step know. What they still have to be told it will be told with them."""
         if self._shared:
             self._engine.close_feed(peer.feed)
         else:
             self._shared = peer.feed
-        peer.feed = 0
-        peer.owed = 0 if self.is_whole and not peer.tells else None
+        peer.feed, peer.copied = 0, 0
+        peer.owed = self._owed(peer)
 
     def _end_sharing(self) -> None:
         """Close the shared feed once nobody needs it."""
@@ -192,7 +202,7 @@ class Relay:
         """Tell from the shared feed; return whether there is more to do at once."""
         in_step = [peer for peer in self.peers if peer.is_in_step]
         listening = [peer for peer in in_step if not peer.pipe.is_paused]
-        if not self._shared or not (listening or self._has_to_copy()):
+        if not self._shared or not listening:
             return False
         if self._engine.feed_size(self._shared):
             for peer in in_step:
@@ -204,15 +214,13 @@ class Relay:
                 peer.pipe.write(frames)
                 if peer.owed is not None:
                     peer.owed = max(peer.owed - count, 0)
-        self._end_sharing()
-        is_empty = not self._shared or not self._engine.feed_size(self._shared)
-        return not is_empty and (self._has_to_copy() or any(not peer.pipe.is_paused for peer in listening))
-
-    def _has_to_copy(self) -> bool:
-        return any(peer.copied for peer in self.peers)
+        return self._engine.feed_size(self._shared) > 0 and any(not peer.pipe.is_paused for peer in listening)
 
     def _copy(self, batch: bytes, count: int) -> None:
-        """Offer what is taken from the shared feed to those that were in step when it came there."""
+        """Offer what is taken from the shared feed to those that were in step when it came there.
+
+        That names it. While a reload notes who is named they are told everything instead, in their turn.
+        """
         for peer in self.peers:
             if peer.copied and self._node.is_reloading:
                 self._engine.close_feed(peer.feed)
@@ -231,9 +239,8 @@ class Relay:
                 peer.owed = max(peer.owed - count, 0)
         if self._engine.feed_size(peer.feed):
             return not peer.pipe.is_paused
-        if not peer.copied:
-            self._catch_up(peer)
-        return False
+        self._catch_up(peer)
+        return True  # to what those in step are told
 
     def _take(self, feed: int, stop: float, see: Callable[[bytes, int], None] | None) -> tuple[bytes, int]:
         """Take what is to be written at once; return it as frames, and how many states that are."""

@@ -88,6 +88,7 @@ class Writer:
         self._lease_s = lease_s
         self._retention_ms = int(retention_s * 1000)
         self._applied: dict[int, StreamId] = {}  # of the shards that are this node's to write
+        self._leased: set[int] = set()  # those, and after the end of a run those whose lease may not have run out
         self._trimmed = 0.0
         self._sweeping: tuple[int, int] = (0, 0)  # shard and cursor of the sweep's next page
 
@@ -125,13 +126,16 @@ class Writer:
 
     async def release(self) -> None:
         """Give the leases back, so that another node goes on at once."""
-        for number in list(self._applied):
-            shard = self._bus.shards[number]
+        leased, self._leased = self._leased, set()
+        for shard in (self._bus.shards[number] for number in leased):
             self._lose(shard)
-            async with self._link.client(number).pipeline(transaction=True) as pipe:
-                await begin(pipe, shard.writer, self._owner)
-                pipe.delete(shard.writer)
-                await commit(pipe)
+            try:
+                async with self._link.client(shard.number).pipeline(transaction=True) as pipe:
+                    await begin(pipe, shard.writer, self._owner)
+                    pipe.delete(shard.writer)
+                    await commit(pipe)
+            except NotOurs:
+                continue
 
     async def _take(self, shard: Shard) -> None:
         """Become the writer of a shard if nobody is."""
@@ -140,6 +144,7 @@ class Writer:
         if not is_free and await client.get(shard.writer) != self._owner:
             return
         applied = await read_id(self._link, shard, shard.applied)
+        self._leased.add(shard.number)
         # From now on the reader offers what it reads; what it read before, beyond `applied`, is read again.
         self._bus.stored.add(shard.number)
         self._applied[shard.number] = applied
@@ -147,6 +152,7 @@ class Writer:
 
     def _lose(self, shard: Shard) -> None:
         self._applied.pop(shard.number, None)
+        self._leased.discard(shard.number)
         self._bus.stored.discard(shard.number)
 
     async def _write(self) -> None:

@@ -31,7 +31,7 @@ A setting has a section and a key. Where several sources set it, the later of th
 2. the file: `realtime serve --config my.toml`. `config.toml` has every setting; a file needs only what it changes.
 3. the environment: `REALTIME_SERVER__PORT=9000`, that is `REALTIME_`, the section, two underscores, the key
 4. the command line: `--set server.port=9000`, any number of times
-5. the flags of `realtime serve`: `--host`, `--port`, `--http-port`
+5. the flags of `realtime serve`: `--host`, `--port`, `--http-port`, `--workers`
 
 Outside of a file a text needs no quotes and a list of texts no brackets: `--set server.origins=https://a.example,https://b.example`.
 Any other value is written as in TOML. A list or a table is replaced whole.

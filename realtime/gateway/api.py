@@ -95,6 +95,7 @@ class _Api:
     async def post_updates(self, request: Request) -> Response:
         kind = _media_type(request.headers.get("content-type", ""))
         node = self._node
+        self._refuse_while_loading()
         is_durable = _parse_durable(request.query_params.get("durable"))
         if is_durable and node.settle is None:
             raise Refused(ErrorCode.UNSUPPORTED, "durable: this node keeps nothing beyond its memory; see redis.url and store.path")
@@ -113,6 +114,11 @@ class _Api:
         if cut is None:
             return await self._answer(result, is_durable)
         return cut.response(CutShort(cut.problem.code, cut.problem.message, **msgspec.structs.asdict(result)))
+
+    def _refuse_while_loading(self) -> None:
+        """Take nothing before the world is there: it would be numbered without regard to what is stored."""
+        if not self._node.is_whole:
+            raise ApiError(503, ErrorCode.UNAVAILABLE, "the world is still being read from where it is kept")
 
     async def _answer(self, result: Result, is_durable: bool) -> Response:
         """Answer with the verdicts; where that was asked for, only once a store has what was accepted, and 503 if none can."""
@@ -148,6 +154,7 @@ class _Api:
         return Response(self._find(_path_id(request)), media_type="application/geo+json")
 
     async def delete_entity(self, request: Request) -> Response:
+        self._refuse_while_loading()
         id = _path_id(request)
         self._find(id)
         return _json(self._node.publish([{"op": "delete", "id": id}]))

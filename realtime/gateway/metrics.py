@@ -43,18 +43,12 @@ class ServerCollector(Collector):
         for name, (key, meaning) in _GAUGES.items():
             yield GaugeMetricFamily(name, meaning, statistics[key])
         yield _labelled("realtime_updates", "Updates by what became of them.", "verdict", counters.updates, _VERDICTS)
-        yield _labelled(
-            "realtime_states", "States told by others, by what became of them.", "verdict", counters.states, _MERGED
-        )
+        yield _labelled("realtime_states", "States told by others, by what became of them.", "verdict", counters.states, _MERGED)
         yield _labelled("realtime_bus", "What went over the bus and into the store, by name.", "event", counters.bus, ())
         yield _labelled("realtime_troubles", "Failures of Redis or of a file, by class.", "class", counters.troubles, ())
         yield GaugeMetricFamily("realtime_bus_backlog", "Entities that the other nodes have still to be told of.", self._node.backlog())
-        yield GaugeMetricFamily(
-            "realtime_bus_lag_seconds", "Age of the bus entry read last.", counters.bus_lag_s
-        )
-        yield GaugeMetricFamily(
-            "realtime_degraded", "1 while /readyz names troubles.", int(bool(self._node.degraded))
-        )
+        yield GaugeMetricFamily("realtime_bus_lag_seconds", "Age of the bus entry read last.", counters.bus_lag_s)
+        yield GaugeMetricFamily("realtime_degraded", "1 while /readyz names troubles.", int(bool(self._node.degraded)))
         yield _labelled("realtime_rejected", "Updates and messages refused, by error code.", "code", counters.rejected, ErrorCode)
         yield _labelled("realtime_connections_closed", "WebSockets closed, by close code.", "code", counters.closed, CLOSE_CODES)
         yield _labelled("realtime_events", "What connections and the API met, by name.", "event", counters.events, ())

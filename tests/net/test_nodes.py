@@ -251,31 +251,33 @@ async def test_redis_is_killed_and_comes_back(valkey: redis_servers.Server, data
 
 
 async def test_a_node_that_was_away_for_too_long_reads_the_store_anew(valkey: redis_servers.Server) -> None:
-    async with FaultProxy(valkey.host, valkey.port) as proxy, nodes(1, valkey.url, "redis.retention_s=0.001") as (a,):
-        async with nodes(1, proxy.url) as (b,):
-            a.publish([feature(f"e{n}", version=1) for n in range(30)])
-            await equal(a, b, count=30)
-            proxy.is_closed = True
-            proxy.cut()
-            await come_true(degraded(b), "degraded")
-            b.publish([feature("mine", version=1), feature("e7", 7, version=5)])
-            a.publish([{"op": "delete", "id": f"e{n}", "version": 2} for n in range(10)] + [feature("e11", 11, version=2)])
-            await stored(valkey, "e11")
-            # Even the deaths are forgotten meanwhile: only what is not there any more tells of them.
-            a.publish([feature(f"more{n}", version=1) for n in range(10)])
-            await stored(valkey, *(f"more{n}" for n in range(10)))
-            for number in range(3):
-                shard = Shard("realtime", number)
-                await valkey.call("HDEL", shard.entities, *(f"e{n}" for n in range(10)))
-                last = dict(zip(*[iter(await valkey.call("XINFO", "STREAM", shard.log))] * 2, strict=True))[b"last-generated-id"]
-                await valkey.call("SET", shard.trimmed, last)
-                await valkey.call("XTRIM", shard.log, "MINID", last)
-            proxy.is_closed = False
-            await come_true(lambda: not b.node.degraded, "well again")
-            await equal(a, b)
-            found = contents(b)
-            assert sorted(found) == sorted([f"e{n}" for n in range(10, 30)] + [f"more{n}" for n in range(10)] + ["mine", "e7"])
-            assert [found[id][0]["coordinates"][0] for id in ("e7", "e11")] == [7, 11]
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(FaultProxy(valkey.host, valkey.port))
+        (a,) = await stack.enter_async_context(nodes(1, valkey.url, "redis.retention_s=0.001"))
+        (b,) = await stack.enter_async_context(nodes(1, proxy.url))
+        a.publish([feature(f"e{n}", version=1) for n in range(30)])
+        await equal(a, b, count=30)
+        proxy.is_closed = True
+        proxy.cut()
+        await come_true(degraded(b), "degraded")
+        b.publish([feature("mine", version=1), feature("e7", 7, version=5)])
+        a.publish([{"op": "delete", "id": f"e{n}", "version": 2} for n in range(10)] + [feature("e11", 11, version=2)])
+        await stored(valkey, "e11")
+        # Even the deaths are forgotten meanwhile: only what is not there any more tells of them.
+        a.publish([feature(f"more{n}", version=1) for n in range(10)])
+        await stored(valkey, *(f"more{n}" for n in range(10)))
+        for number in range(3):
+            shard = Shard("realtime", number)
+            await valkey.call("HDEL", shard.entities, *(f"e{n}" for n in range(10)))
+            last = dict(zip(*[iter(await valkey.call("XINFO", "STREAM", shard.log))] * 2, strict=True))[b"last-generated-id"]
+            await valkey.call("SET", shard.trimmed, last)
+            await valkey.call("XTRIM", shard.log, "MINID", last)
+        proxy.is_closed = False
+        await come_true(lambda: not b.node.degraded, "well again")
+        await equal(a, b)
+        found = contents(b)
+        assert sorted(found) == sorted([f"e{n}" for n in range(10, 30)] + [f"more{n}" for n in range(10)] + ["mine", "e7"])
+        assert [found[id][0]["coordinates"][0] for id in ("e7", "e11")] == [7, 11]
 
 
 async def test_redis_is_frozen(valkey: redis_servers.Server) -> None:
@@ -429,6 +431,16 @@ async def test_another_number_of_shards_touches_nothing(valkey: redis_servers.Se
             await asyncio.sleep(0.3)
             assert await valkey.call("KEYS", "*{3}*") == []
             assert sorted(contents(a)) == ["x"]
+
+
+async def test_nothing_is_taken_before_the_world_is_there(valkey: redis_servers.Server) -> None:
+    async with nodes(1, valkey.url) as (a,), httpx.AsyncClient(base_url=a.http_url or "") as http:
+        a.publish([feature("x", version=7)])
+        a.node.is_whole = False
+        for answer in (await http.post("/v1/updates", json=feature("x")), await http.delete("/v1/entities/x"), await http.get("/readyz")):
+            assert answer.status_code == 503
+        a.node.is_whole = True
+        assert a.entities()[0]["version"] == 7
 
 
 # What others may have put there
