@@ -29,7 +29,9 @@ Verdict Engine::apply(const Update& update, double now) {
     gate(update.op != Op::UPSERT || update.geometry.box_count, "an upsert names everything");
     const Change change = world_.apply(update, now);
     if (change.verdict <= Verdict::UNCHANGED) {
-        offer(update.id, change.slot, feeds_.for_applied());
+        if (change.verdict == Verdict::ACCEPTED || !BROKEN(KEEPS_UNCHANGED_UPDATES_TO_ITSELF)) {
+            offer(update.id, change.slot, feeds_.for_applied());
+        }
         name(change.slot);
     }
     if (change.is_changed) {
@@ -390,6 +392,7 @@ void Engine::fold(Session& session) {
                 }
                 world_.unpin(slot);
             } else {  // the note's pin is the entry's
+                pieces_.prefetch(entity, session.encoding);  // most folds are a drain's
                 entity.mark = mark;
                 entity.place = outbox.add(Outbox::SHOWING, {slot, 0, note.version(), time_of(note.ticks())});
             }

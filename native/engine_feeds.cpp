@@ -137,7 +137,7 @@ void Engine::take_over(const State& state, double now, FeedMask asked, Merged& m
     }
     const bool is_stale = change.verdict == Verdict::STALE;
     ++(is_stale ? merged.stale : change.verdict == Verdict::UNCHANGED ? merged.unchanged : merged.accepted);
-    const FeedMask feeds = is_stale ? FeedMask{0} : feeds_.for_merged();
+    const FeedMask feeds = is_stale || BROKEN(KEEPS_WHAT_IT_WAS_TOLD_TO_ITSELF) ? FeedMask{0} : feeds_.for_merged();
     offer(state.id, change.slot, static_cast<FeedMask>(feeds | asked));
     name(change.slot);
     if (change.is_changed) {
@@ -184,7 +184,8 @@ bool Engine::end_reload(double now, size_t entities_max) {
     for (; looked_at_ < end; ++looked_at_) {
         const Standing standing = line_[looked_at_];
         const Entity& entity = world_[standing.slot];
-        if (!entity.is_alive || entity.serial != standing.serial || entity.named == reload_ || (entity.feeds & feeds_.local())) {
+        const bool is_untold = (entity.feeds & feeds_.local()) && !BROKEN(KILLS_WHAT_IS_NOT_TOLD_YET);
+        if (!entity.is_alive || entity.serial != standing.serial || entity.named == reload_ || is_untold) {
             continue;
         }
         const Change change = world_.let_die(standing.slot, now);

@@ -202,6 +202,22 @@ std::string Engine::verify() {
             return "the uses of a filter are miscounted";
         }
     }
+    for (uint32_t slot = 0; slot < world_.slots(); ++slot) {
+        const Entity& entity = world_[slot];
+        if (!entity.is_alive) {
+            continue;
+        }
+        const Content::Verdicts verdicts = entity.content->verdicts(term_);
+        for (const auto& [key, filter] : filters_) {
+            if (filter->number < NO_FILTER && verdicts.known >> filter->number & 1) {
+                view_reader_.read(entity.content);
+                const bool passes = filter->filter.passes({entity.id(), entity.content->kind(), &view_reader_, PropertyReader::find});
+                if (passes != (verdicts.passed >> filter->number & 1)) {
+                    return "what a filter said is remembered wrong";
+                }
+            }
+        }
+    }
     if (const char* wrong = feeds_.check(world_)) {
         return wrong;
     }

@@ -44,6 +44,13 @@
     FAULT(DELAYS_WHAT_WAS_REVOKED)              \
     FAULT(REMEMBERS_WHAT_A_FILTER_SAID)         \
     FAULT(STAYS_PUBLIC)                         \
+    FAULT(TAKES_OVER_LOWER_WIRE_VERSIONS)       \
+    FAULT(BRINGS_THE_DEAD_BACK_OLDER)           \
+    FAULT(KEEPS_UNCHANGED_UPDATES_TO_ITSELF)    \
+    FAULT(KEEPS_WHAT_IT_WAS_TOLD_TO_ITSELF)     \
+    FAULT(FORGETS_WHAT_IS_OWED)                 \
+    FAULT(KILLS_WHAT_IS_NOT_TOLD_YET)           \
+    FAULT(LOSES_PINS_OF_FEEDS)                  \
     FAULT(LOSES_PINS)                           \
     FAULT(FREES_GHOSTS_TOO_EARLY)
 

@@ -37,7 +37,7 @@ void Feeds::close(uint32_t feed, World& world) {
 
 void Feeds::offer(uint32_t slot, FeedMask missing, World& world) {
     Entity& entity = world[slot];
-    if (!entity.feeds) {
+    if (!entity.feeds && !BROKEN(LOSES_PINS_OF_FEEDS)) {
         world.pin(slot);
     }
     entity.feeds = static_cast<FeedMask>(entity.feeds | missing);

@@ -127,7 +127,7 @@ void World::remove_tombstone(uint32_t slot, uint64_t hash) {
 // Whether others have still to be told of that death.
 bool World::is_owed(const Tombstone& tombstone) const {
     const uint32_t slot = find_any(tombstone.id);
-    return slot != NO_SLOT && entities_[slot].feeds;
+    return slot != NO_SLOT && entities_[slot].feeds && !BROKEN(FORGETS_WHAT_IS_OWED);
 }
 
 // In the order of their burial: one that is still to be told keeps those behind it, too.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "faults.h"
 #include "geometries.h"
 #include "msgpack.h"
 #include "world.h"
@@ -110,7 +111,9 @@ bool World::merge(const State& state, double now, Change& change) {
         update.access_count = access_.size();
     }
     // Its own wire version, if that is above all that a client can have held.
-    const uint64_t wire = state.wire > (is_alive ? entities_[slot].wire : seen) ? state.wire : state.seen;
+    const bool is_above = state.wire > (is_alive ? entities_[slot].wire : seen);
+    const bool is_broken = is_alive ? BROKEN(TAKES_OVER_LOWER_WIRE_VERSIONS) : BROKEN(BRINGS_THE_DEAD_BACK_OLDER);
+    const uint64_t wire = is_above || is_broken ? state.wire : state.seen;
     if (!is_alive) {
         change.verdict = create(update, wire, state.id_hash, slot);
         change.is_changed = change.is_moved = true;

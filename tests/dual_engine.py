@@ -1,8 +1,8 @@
 """Two engines behind one seam: every call goes to both, and what they answer must be the same.
 
-Law: frames are compared decoded, whatever the order of members; everything else as it is, batches of states byte for byte. What engines may choose for
-themselves (the numbers of sessions, the moment until which an expiry may be late, which of those that are to die at the
-same moment die first where only so many may) is not compared.
+Law: frames are compared decoded, whatever the order of members; everything else as it is, batches of states byte for byte.
+What engines may choose for themselves (the numbers of sessions, the moment until which an expiry may be late, which of
+those that are to die at the same moment die first where only so many may) is not compared.
 """
 
 from __future__ import annotations

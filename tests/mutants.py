@@ -440,6 +440,14 @@ for text, tell in TOLD.items():
     fault(text, ReferenceEngine, "take_feed")(_tells(tell))
 
 
+@fault("tells first what was offered last", ReferenceEngine, "take_feed")
+def _(whole: Function) -> Function:
+    def turned(batch: bytes) -> bytes:
+        return batch_of(*reversed(msgspec.msgpack.decode(batch))) if batch else b""
+
+    return lambda self, feed, shards, bytes_max: list(map(turned, whole(self, feed, shards, bytes_max)))
+
+
 @fault("tells shards what belongs to others", ReferenceEngine, "take_feed")
 def _(whole: Function) -> Function:
     return lambda self, feed, shards, bytes_max: whole(self, feed, shards, bytes_max)[::-1]
@@ -508,17 +516,6 @@ def _(whole: Function) -> Function:
 @fault("forgets the dead of whom others have not been told", Feeds, "is_owed")
 def _(whole: Function) -> Function:
     return lambda self, id: False
-
-
-@fault("lets what is offered again wait anew", Feeds, "offer_applied")
-def _(whole: Function) -> Function:
-    def offer_applied(self: Feeds, id: str) -> None:
-        whole(self, id)
-        for names in self._names.values():
-            if id in names:
-                names.move_to_end(id)
-
-    return offer_applied
 
 
 @fault("does not hand on what it was told", Feeds, "offer_merged")

@@ -67,7 +67,10 @@ def _examined(engine: Any) -> dict[str, Function]:
 
         return call
 
-    return {name: followed(name) for name in ("apply", "expire", "look", "allow", "refresh", "close", "drain")}
+    return {
+        name: followed(name)
+        for name in ("apply", "expire", "look", "allow", "refresh", "close", "drain", "merge", "take_feed", "close_feed")
+    }
 
 
 ITSELF = NativeMutant("has no fault", None)
@@ -76,9 +79,10 @@ NATIVE_MUTANTS: list[NativeMutant] = []
 
 # From outside
 
+SEAM = ("look", "drain", "expire", "merge", "take_feed", "offer_all", "end_reload")
 # The faults of the reference engine that are such themselves.
 for mutant in MUTANTS:
-    if mutant.owner is ReferenceEngine and mutant.attribute in ("look", "drain", "expire"):
+    if mutant.owner is ReferenceEngine and mutant.attribute in SEAM:
 
         def same(engine: Any, attribute: str = mutant.attribute, broken: Callable[[Function], Function] = mutant.broken) -> Any:
             return {attribute: broken(getattr(engine, attribute))}
@@ -208,7 +212,15 @@ inside("forgets the seen version in a tombstone", "FORGETS_THE_SEEN_VERSION")
 inside("does not renew the deadline", "NEVER_RENEWS_A_DEADLINE")
 inside("delays a revoked right by `max_hz`", "DELAYS_WHAT_WAS_REVOKED")
 
+inside("takes over a wire version that is below its own", "TAKES_OVER_LOWER_WIRE_VERSIONS")
+inside("lets the dead come back in a version from before their death", "BRINGS_THE_DEAD_BACK_OLDER")
+inside("does not tell of unchanged updates", "KEEPS_UNCHANGED_UPDATES_TO_ITSELF")
+inside("does not hand on what it was told", "KEEPS_WHAT_IT_WAS_TOLD_TO_ITSELF")
+inside("forgets the dead of whom others have not been told", "FORGETS_WHAT_IS_OWED")
+inside("lets a reload kill what has not been told yet", "KILLS_WHAT_IS_NOT_TOLD_YET")
+
 # What only the native engine can do wrong
+inside("loses the pins of what feeds name", "LOSES_PINS_OF_FEEDS", twin=None, is_hidden=True)
 inside("tells one session the patch of another, which holds another version", "BELIEVES_A_PATCH_FOR_OTHERS", twin=None)
 inside("takes for this change what a filter said of another", "REMEMBERS_WHAT_A_FILTER_SAID", twin=None)
 inside("keeps the threshold of the last sample", "KEEPS_THE_OLD_THRESHOLD", twin=None)

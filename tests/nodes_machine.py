@@ -293,7 +293,9 @@ class NodesMachine(EngineMachine):
         if draft.how == "stale":
             seen = max(1, min(known) - draft.above)
             return replace(told, seen=seen, wire=seen if told.reason is None else 0) if seen <= min(known) else Told(told.id)
-        seen = self.unused(told.id, max(1, (known[0] or 100) + draft.above))
+        # What one of them has forgotten may be below nothing that the other remembers.
+        above = draft.above if all(known) else abs(draft.above) + 1
+        seen = self.unused(told.id, max(1, ((known[0] if all(known) else max(known)) or 100) + above))
         if told.reason is not None:
             return replace(told, seen=seen, died=self.now - draft.ago)
         wire = max(1, seen - draft.below)
