@@ -14,7 +14,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench import command_line
 from bench.crowd import Crowd, Pairs
@@ -59,7 +59,8 @@ def run_city(result: Result, kind: str, given: argparse.Namespace) -> None:
     for repetition in range(1 + given.repeat):  # the first is the warm-up
         before = list(crowd.city.positions)
         moves = crowd.moves(given.changes or SIZES[kind].changes)
-        rate = run.window({"updates": crowd.updates, "objects": crowd.objects, "lines": crowd.lines}[given.take](moves))
+        given_as: dict[str, Callable[[Sequence[Move]], Any]] = {"updates": crowd.updates, "objects": crowd.objects, "lines": crowd.lines}
+        rate = run.window(given_as[given.take](moves))
         if repetition:
             rates.append(rate)
             pairs.append(_pairs(crowd, moves[:PAIR_SAMPLES], before))
@@ -197,7 +198,7 @@ def main(arguments: list[str]) -> int:
     add = parser.add_argument
     add("--engine", nargs="+", choices=(NATIVE, REFERENCE), default=[NATIVE, REFERENCE], help="those that are not built are left out")
     add("--part", nargs="+", choices=tuple(PARTS), default=list(PARTS))
-    add("--take", choices=("updates", "objects", "lines"), default="updates", help="decoded updates, objects as a program publishes them, or NDJSON")
+    add("--take", choices=("updates", "objects", "lines"), default="updates", help="decoded updates, objects as published, or NDJSON")
     add("--repeat", type=int, default=5, metavar="WINDOWS", help="after one of warm-up")
     add("--sessions", type=int, default=1000)
     add("--entities", type=int, default=100_000)

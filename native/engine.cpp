@@ -247,11 +247,11 @@ void Engine::match(const Change& change, double now) {
                 was = was || meet_evenly(session.second_box, old_box);
                 is = is || meet_evenly(session.second_box, new_box);
             }
-            const bool passes = (min_zoom <= session.zoom) & (is_public || world_.rights().allows(entity.access, session.rights)) &
-                                this->passes(hearing, session);
+            const bool is_allowed = is_public || world_.rights().allows(entity.access, session.rights);
+            const bool is_wanted = passes(hearing, session);
             candidates_[told] = candidate;
             sights_[told] = static_cast<uint8_t>(was << 1 | is);
-            told += (was | is) & passes;
+            told += (was | is) & is_allowed & is_wanted & (min_zoom <= session.zoom);
         }
         candidates_.resize(told);
     }

@@ -62,10 +62,7 @@ HEARD: dict[str, Callable[[Members], Members]] = {
     "lets older states win": lambda members: members if len(members) == 1 else [members[0], members[1] + 5, *members[2:]],
     "ignores the `access` of what it is told": lambda members: _at(9, ["public"], 12)(_at(5, ["public"], 6)(members)),
     "ignores the deadline of what it is told": _at(5, 0.0, 12),
-    "takes over states that nobody may see any more as living ones": lambda members: (
-        [*members[:5], members[5] + 3600.0 if members[5] else 0.0, *members[6:]] if len(members) == 12 else members
-    ),
-    "counts the versions of what it is told by itself": _at(2, False, 6, 12),
+    "forgets that publishers count the versions of what it is told": _at(2, False, 6, 12),
 }
 TOLD: dict[str, Callable[[Members], list[Members]]] = {
     "does not tell of the dead": lambda members: [] if len(members) == 6 else [members],

@@ -54,6 +54,10 @@ class NativeMutant(NamedTuple):
             faulty.put("")
 
 
+SESSIONS_SEAM = ("apply", "expire", "look", "allow", "refresh", "close", "drain")
+FEEDS_SEAM = ("merge", "take_feed", "offer_all", "end_reload", "close_feed")
+
+
 def _examined(engine: Any) -> dict[str, Function]:
     """Let every call be followed by the engine's own examination."""
 
@@ -67,10 +71,7 @@ def _examined(engine: Any) -> dict[str, Function]:
 
         return call
 
-    return {
-        name: followed(name)
-        for name in ("apply", "expire", "look", "allow", "refresh", "close", "drain", "merge", "take_feed", "close_feed")
-    }
+    return {name: followed(name) for name in (*SESSIONS_SEAM, *FEEDS_SEAM)}
 
 
 ITSELF = NativeMutant("has no fault", None)
@@ -82,7 +83,7 @@ NATIVE_MUTANTS: list[NativeMutant] = []
 SEAM = ("look", "drain", "expire", "merge", "take_feed", "offer_all", "end_reload")
 # The faults of the reference engine that are such themselves.
 for mutant in MUTANTS:
-    if mutant.owner is ReferenceEngine and mutant.attribute in SEAM:
+    if mutant.owner is ReferenceEngine and mutant.attribute in ("look", "drain", "expire", *FEEDS_SEAM):
 
         def same(engine: Any, attribute: str = mutant.attribute, broken: Callable[[Function], Function] = mutant.broken) -> Any:
             return {attribute: broken(getattr(engine, attribute))}

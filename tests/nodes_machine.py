@@ -360,17 +360,20 @@ class NodesMachine(EngineMachine):
     )
     def end_reload(self, entities_max: int, changes: list[tuple[str, dict[str, Any]]], soon: int) -> None:
         """The reload ends in slices, between which things happen."""
-        is_over = False
-        while not is_over:
+        for _ in range(len(self.world.entities) + len(changes) + 2):
             is_over = self.engine.end_reload(self.now, entities_max)
             for id in [id for id in self.world.entities if self.engine.get(id) is None]:
                 assert id in self.world.forsaken(), f"a reload kills {id}"
                 self.forsaken[id] = max(self.forsaken.get(id, 0), self.world.entities[id].seen)
                 self.world.kill(id, self.now)
-            if changes and not is_over:
+            if is_over:
+                break
+            if changes:
                 id, change = changes.pop()
                 self.publish(({"id": id, **change}, None))
                 self.flush_soon(soon)
+        else:
+            raise AssertionError("a reload does not end")
         assert not self.world.forsaken(), "a reload leaves alive what it does not name"
         self.world.named = None
         self.flush_soon(soon)
