@@ -102,7 +102,8 @@ void name_access(const State& state, std::vector<std::string_view>& out) {
 // Properties
 
 bool PropertiesReader::is_named(std::string_view name, uint64_t bit) const {
-    return (names_ & bit) != 0 && std::any_of(properties_.begin(), properties_.end(), [name](const NamedProperty& other) { return other.name == name; });
+    const auto has_it = [name](const NamedProperty& other) { return other.name == name; };
+    return (names_ & bit) != 0 && std::any_of(properties_.begin(), properties_.end(), has_it);
 }
 
 bool PropertiesReader::read(std::string_view json, size_t count_max) {

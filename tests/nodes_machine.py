@@ -293,9 +293,7 @@ class NodesMachine(EngineMachine):
         if draft.how == "stale":
             seen = max(1, min(known) - draft.above)
             return replace(told, seen=seen, wire=seen if told.reason is None else 0) if seen <= min(known) else Told(told.id)
-        # What one of them has forgotten may be below nothing that the other remembers.
-        above = draft.above if all(known) else abs(draft.above) + 1
-        seen = self.unused(told.id, max(1, ((known[0] if all(known) else max(known)) or 100) + above))
+        seen = self.unused(told.id, self.seen_by_others(told.id, draft.above, known))
         if told.reason is not None:
             return replace(told, seen=seen, died=self.now - draft.ago)
         wire = max(1, seen - draft.below)
@@ -304,6 +302,13 @@ class NodesMachine(EngineMachine):
         self.used[told.id].add(wire)
         deadline = {"due": self.now - draft.ago, "mortal": self.now + 1 + draft.ago}.get(draft.how)
         return replace(told, seen=seen, wire=wire, deadline=deadline)
+
+    def seen_by_others(self, id: str, above: int, known: list[int]) -> int:
+        """Return a version relative to the one that is known here, but above all of what may be forgotten before all is exchanged."""
+        graves = [node.world.tombstones[id] for node in (self.here, self.there) if id in node.world.tombstones]
+        if all(known) and all(grave.buried >= self.exchanged for grave in graves):
+            return max(1, known[0] + above)
+        return max(*known, 100) + abs(above) + 1
 
     def known(self, node: Node, id: str) -> int:
         known = node.world.entities.get(id) or node.world.tombstones.get(id)
@@ -315,6 +320,15 @@ class NodesMachine(EngineMachine):
         self.world.node_number = number
 
     # Other feeds
+
+    @precondition(lambda self: self.extra_feeds())
+    @rule(doomed=drawn.doomed, soon=drawn.soon)
+    def stall(self, doomed: list[str], soon: int) -> None:
+        """Who reads a feed does not, for so long that what died could be forgotten."""
+        self.publish(*(({"op": "delete", "id": id}, None) for id in doomed))
+        self.let_pass(LIMITS.tombstone_s + 1)
+        self.expire()
+        self.flush_soon(soon)
 
     @precondition(lambda self: len(self.world.feeds) < FEEDS_MAX - 2)
     @rule(kind=st.sampled_from(FeedKind), has_all=st.booleans())
