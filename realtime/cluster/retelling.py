@@ -6,15 +6,10 @@ what lives here, and where a reload let that die it is no newer: the entity woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from importlib import import_module
-
-from realtime.engine import states
+from realtime.engine.choice import choose_batches
 from realtime.node import Node
 
 _ALIVE, _DEAD = 0x9C, 0x96  # the first byte of a state: an array of twelve members, or of six
-
-Split = Callable[[bytes], list[tuple[str, bytes]]]
 
 
 class Retelling:
@@ -24,11 +19,7 @@ class Retelling:
         self.is_on = False
         self._node = node
         self._deaths: list[bytes] = []  # batches of those that wait
-        self._split: Split = states.split
-        self._join: Callable[[Iterable[bytes]], bytes] = states.join
-        if node.engine_kind == "native":
-            native = import_module("realtime._native")
-            self._split, self._join = native.split_states, native.join_states
+        self._split, self._join = choose_batches(node.engine_kind)
 
     def begin(self) -> None:
         """Everything is told from here on, whatever was told before."""

@@ -24,7 +24,7 @@ from realtime.cluster.leases import NotOurs, begin, commit
 from realtime.cluster.link import Link
 from realtime.cluster.shards import START, Shard, StreamId
 from realtime.engine import FeedKind
-from realtime.engine.states import join, split
+from realtime.engine.choice import choose_batches
 from realtime.node import Node
 
 SCAN_STATES = 1000  # per answer of a scan
@@ -43,6 +43,7 @@ class Loader:
     def __init__(self, node: Node, link: Link) -> None:
         self._node = node
         self._link = link
+        _, self._join = choose_batches(node.engine_kind)
         self._began = self._told = 0.0
         self._states = 0
 
@@ -67,7 +68,7 @@ class Loader:
         while True:
             cursor, found = await _scan(client, shard, cursor)
             if found:
-                await self._node.merge_sliced(((join(found.values()), 0),))
+                await self._node.merge_sliced(((self._join(found.values()), 0),))
                 self._states += len(found)
                 if time.monotonic() - self._told >= PROGRESS_S:
                     self._told = time.monotonic()
@@ -83,6 +84,7 @@ class Writer:
         self._node = node
         self._link = link
         self._bus = bus
+        self._split, _ = choose_batches(node.engine_kind)
         self._owner = node.epoch.encode()
         self._interval_s = interval_s
         self._lease_s = lease_s
@@ -183,7 +185,7 @@ class Writer:
         """Write states, and with the last of them up to where the hash is complete; renew the lease."""
         alive: dict[str, bytes] = {}
         gone: list[str] = []
-        for id, state in split(batch) if batch else ():
+        for id, state in self._split(batch) if batch else ():
             if len(state) and state[0] == 0x91:  # its id alone: neither alive nor remembered
                 gone.append(id)
             else:

@@ -5,17 +5,20 @@ Law: the only place that asks whether `realtime._native` is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
-from realtime.engine import Engine, Settings
+from realtime.engine import Engine, Settings, states
 from realtime.engine.reference import ReferenceEngine
 from realtime.errors import ConfigError
 
 EngineKind = Literal["native", "reference"]
 
+Split = Callable[[bytes], list[tuple[str, bytes]]]
+Join = Callable[[Iterable[bytes]], bytes]
+
 try:
-    from realtime._native import NativeEngine
+    from realtime._native import NativeEngine, join_states, split_states
 except ImportError as error:
     _missing: str | None = str(error)
 else:
@@ -32,3 +35,8 @@ def choose_engine(kind: Literal["auto", "native", "reference"]) -> tuple[EngineK
     if _missing is not None:
         raise ConfigError(f"engine.kind: the native engine was not built when this was installed ({_missing})")
     return "native", NativeEngine
+
+
+def choose_batches(kind: EngineKind) -> tuple[Split, Join]:
+    """Return what takes batches of states apart and puts them together, as `realtime.engine.states` does, for a kind of engine."""
+    return (states.split, states.join) if kind == "reference" else (split_states, join_states)
