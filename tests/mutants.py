@@ -4,26 +4,23 @@ Law: a mutant wraps one small function of the reference engine and leaves the re
 is looked up; that it is there is asserted when the mutant is made, so that a renamed function cannot turn a mutant into
 the engine itself. A fault changes what clients see, or when: an engine that is merely slow is no mutant. The native
 engine is given the same ones by tests/native_mutants.py, which shares what can be said of any engine: `UPDATES`, `DELTAS`,
-`REASONS`, and what is done to the seam alone.
+`REASONS`, and what is done to the seam alone. What nodes tell each other is broken in tests/node_mutants.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 from weakref import WeakKeyDictionary
 
-import msgspec
-
-from realtime.engine import Check, Merged, Update, Verdict, View
+from realtime.engine import Check, Update, View
 from realtime.engine.reference import ReferenceEngine, engine, world
-from realtime.engine.reference.feeds import Feeds
 from realtime.engine.reference.frames import encode_move, encode_patch
 from realtime.engine.reference.outboxes import Entry, Outbox
 from realtime.engine.reference.views import BoxIndex, Session
-from realtime.engine.reference.world import Change, State, Tombstone, World
+from realtime.engine.reference.world import Change, State, World
 
 Function = Callable[..., Any]
 PUBLIC = frozenset(("public",))
@@ -49,29 +46,6 @@ REASONS = {
 }
 
 
-Members = list[Any]  # of a state, as realtime/engine/states.py names them: 12 of the living, 6 of the dead
-
-
-def _at(place: int, value: Any, *sizes: int) -> Callable[[Members], Members]:
-    """Say another value at a place of the states that have so many members."""
-    return lambda members: [*members[:place], value, *members[place + 1 :]] if len(members) in sizes else members
-
-
-# Faults that take in other states than were told, or tell others than are.
-HEARD: dict[str, Callable[[Members], Members]] = {
-    "lets older states win": lambda members: members if len(members) == 1 else [members[0], members[1] + 5, *members[2:]],
-    "ignores the `access` of what it is told": lambda members: _at(9, ["public"], 12)(_at(5, ["public"], 6)(members)),
-    "ignores the deadline of what it is told": _at(5, 0.0, 12),
-    "forgets that publishers count the versions of what it is told": _at(2, False, 6, 12),
-}
-TOLD: dict[str, Callable[[Members], list[Members]]] = {
-    "does not tell of the dead": lambda members: [] if len(members) == 6 else [members],
-    "tells of the dead twice": lambda members: [members] * (2 if len(members) == 6 else 1),
-    "tells that what expired was deleted": lambda members: [_at(4, False, 6)(members)],
-    "tells the seen version for the wire version": lambda members: [_at(3, members[1], 12)(members)] if len(members) > 1 else [members],
-}
-
-
 class Mutant(NamedTuple):
     """One fault: what `owner.attribute` does is replaced by what `broken` makes of it."""
 
@@ -92,11 +66,13 @@ class Mutant(NamedTuple):
 MUTANTS: list[Mutant] = []
 
 
-def fault(text: str, owner: Any, attribute: str) -> Callable[[Callable[[Function], Function]], Callable[[Function], Function]]:
+def fault(
+    text: str, owner: Any, attribute: str, mutants: list[Mutant] = MUTANTS
+) -> Callable[[Callable[[Function], Function]], Callable[[Function], Function]]:
     """Enter a mutant into the list."""
 
     def enter(broken: Callable[[Function], Function]) -> Callable[[Function], Function]:
-        MUTANTS.append(Mutant(text, owner, attribute, broken))
+        mutants.append(Mutant(text, owner, attribute, broken))
         return broken
 
     return enter
@@ -396,125 +372,3 @@ def _(whole: Function) -> Function:
             whole(self, flush_interval_s)
 
     return space
-
-
-# What nodes tell each other
-
-
-def _heard(change: Callable[[Members], Members]) -> Callable[[Function], Function]:
-    """Take in other states than were told."""
-
-    def broken(whole: Function) -> Function:
-        def merge(self: Any, batch: bytes, now: float, feed: int = 0) -> Merged:
-            with suppress(msgspec.DecodeError, TypeError, IndexError):  # what is broken stays as it is
-                batch = batch_of(*map(change, msgspec.msgpack.decode(batch, type=list[list[Any]])))
-            merged: Merged = whole(self, batch, now, feed)
-            return merged
-
-        return merge
-
-    return broken
-
-
-def _tells(change: Callable[[Members], list[Members]]) -> Callable[[Function], Function]:
-    """Tell other states than are."""
-
-    def changed(batch: bytes) -> bytes:
-        told = [other for members in msgspec.msgpack.decode(batch) for other in change(members)] if batch else []
-        return batch_of(*told) if told else b""
-
-    return lambda whole: lambda self, feed, shards, bytes_max: [changed(batch) for batch in whole(self, feed, shards, bytes_max)]
-
-
-def batch_of(*states: Members) -> bytes:
-    """Return the batch of states that are given by their members."""
-    return b"\xdd" + len(states).to_bytes(4, "big") + b"".join(map(msgspec.msgpack.encode, states))
-
-
-for text, hear in HEARD.items():
-    fault(text, ReferenceEngine, "merge")(_heard(hear))
-for text, tell in TOLD.items():
-    fault(text, ReferenceEngine, "take_feed")(_tells(tell))
-
-
-@fault("tells first what was offered last", ReferenceEngine, "take_feed")
-def _(whole: Function) -> Function:
-    def turned(batch: bytes) -> bytes:
-        return batch_of(*reversed(msgspec.msgpack.decode(batch))) if batch else b""
-
-    return lambda self, feed, shards, bytes_max: list(map(turned, whole(self, feed, shards, bytes_max)))
-
-
-@fault("tells shards what belongs to others", ReferenceEngine, "take_feed")
-def _(whole: Function) -> Function:
-    return lambda self, feed, shards, bytes_max: whole(self, feed, shards, bytes_max)[::-1]
-
-
-@fault("tells more than was asked for", ReferenceEngine, "take_feed")
-def _(whole: Function) -> Function:
-    return lambda self, feed, shards, bytes_max: whole(self, feed, shards, bytes_max * 2)
-
-
-@fault("forgets at the end of a reload what was named", ReferenceEngine, "end_reload")
-def _(whole: Function) -> Function:
-    def end_reload(self: Any, now: float, entities_max: int) -> bool:
-        self.begin_reload()
-        is_over: bool = whole(self, now, entities_max)
-        return is_over
-
-    return end_reload
-
-
-@fault("never ends a reload", ReferenceEngine, "end_reload")
-def _(whole: Function) -> Function:
-    return lambda self, now, entities_max: True
-
-
-@fault("loses what it has not told yet when everything is offered", ReferenceEngine, "offer_all")
-def _(whole: Function) -> Function:
-    def offer_all(self: Any, feed: int) -> None:
-        self.take_feed(feed, 1, 1)
-        whole(self, feed)
-
-    return offer_all
-
-
-@fault("takes over a wire version that is below its own", world, "_next_wire")
-def _(whole: Function) -> Function:
-    return lambda told, known: told.wire if isinstance(known, State) else whole(told, known)
-
-
-@fault("lets the dead come back in a version from before their death", world, "_next_wire")
-def _(whole: Function) -> Function:
-    return lambda told, known: told.wire if isinstance(known, Tombstone) else whole(told, known)
-
-
-@fault("does not tell of unchanged updates", ReferenceEngine, "apply")
-def _(whole: Function) -> Function:
-    def apply(self: ReferenceEngine, batch: Any, now: float) -> list[Verdict]:
-        verdicts = []
-        for update in batch:
-            owed = [feed for feed, names in self._feeds._names.items() if update.id in names]
-            verdicts += whole(self, [update], now)
-            if verdicts[-1] is Verdict.UNCHANGED:
-                for feed, names in self._feeds._names.items():
-                    if feed not in owed:
-                        names.pop(update.id, None)
-        return verdicts
-
-    return apply
-
-
-@fault("lets a reload kill what has not been told yet", Feeds, "is_local")
-def _(whole: Function) -> Function:
-    return lambda self, id: False
-
-
-@fault("forgets the dead of whom others have not been told", Feeds, "is_owed")
-def _(whole: Function) -> Function:
-    return lambda self, id: False
-
-
-@fault("does not hand on what it was told", Feeds, "offer_merged")
-def _(whole: Function) -> Function:
-    return lambda self, id: None

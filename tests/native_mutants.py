@@ -1,4 +1,4 @@
-"""The faults of tests/mutants.py given to the native engine, and those that only the native engine can have.
+"""The faults of tests/mutants.py and tests/node_mutants.py given to the native engine, and those that only the native engine can have.
 
 Law: every fault of the reference engine has its twin here, and every point of native/faults.h its mutant. What can be
 done to an engine from outside is done there, with its answers or with what it is told; the rest stands in the C++ where
@@ -20,6 +20,9 @@ from realtime.engine.reference import ReferenceEngine
 from realtime.geo import WORLD
 from tests.faulty_engine import FaultyEngine
 from tests.mutants import DELTAS, MUTANTS, REASONS, UPDATES, Function
+from tests.node_mutants import NODE_MUTANTS
+
+NODE_FAULTS = {mutant.fault for mutant in NODE_MUTANTS}
 
 Seam = Callable[[Any], dict[str, Function]]  # of a class of engines: the methods that are replaced
 MakeEngine = Callable[[Settings], Engine]
@@ -34,6 +37,11 @@ class NativeMutant(NamedTuple):
     period: int = 1  # it happens on the first of so many occasions, and so on
     seam: Seam = lambda engine: {}
     is_hidden: bool = False
+
+    @property
+    def is_of_nodes(self) -> bool:
+        """Whether it takes other nodes to find it."""
+        return self.twin in NODE_FAULTS or self.point == "LOSES_PINS_OF_FEEDS"
 
     @contextmanager
     def applied(self, faulty: FaultyEngine) -> Iterator[MakeEngine]:
@@ -82,7 +90,7 @@ NATIVE_MUTANTS: list[NativeMutant] = []
 
 SEAM = ("look", "drain", "expire", "merge", "take_feed", "offer_all", "end_reload")
 # The faults of the reference engine that are such themselves.
-for mutant in MUTANTS:
+for mutant in [*MUTANTS, *NODE_MUTANTS]:
     if mutant.owner is ReferenceEngine and mutant.attribute in ("look", "drain", "expire", *FEEDS_SEAM):
 
         def same(engine: Any, attribute: str = mutant.attribute, broken: Callable[[Function], Function] = mutant.broken) -> Any:

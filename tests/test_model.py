@@ -26,7 +26,7 @@ from tests.model_values import digest, evaluate, fmix32, fnv1a_32, geometry_boxe
 
 NOW = 1_700_000_000.0  # 122,163,200 s after the start of 2020
 CLOCK = 122_163_200_000 * 4096
-ORACLE = ("model.py", "model_values.py", "model_frames.py", "model_viewer.py")
+ORACLE = ("model.py", "model_values.py", "model_frames.py", "model_viewer.py", "model_nodes.py")
 
 
 def bus(entity_id: str = "bus", lon: float = 0.0, lat: float = 0.0, **members: Any) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The judge is judged: each broken engine of tests/mutants.py and tests/native_mutants.py is found out, and the engines
-themselves are not.
+"""The judge is judged: each broken engine of tests/mutants.py, tests/node_mutants.py and tests/native_mutants.py is found
+out, and the engines themselves are not.
 
-Law: what finds a mutant is what a client could see. The engine's own invariants are not asked, for they may be broken
-together with it; but for mutants of which clients see nothing. The games are the same in every run; a mutant that survives
-them all is a hole in the tests.
+Law: what finds a mutant is what a client could see, or of faults of nodes what another node could see. The engine's own
+invariants are not asked, for they may be broken together with it; but for mutants of which clients see nothing. The games
+are the same in every run; a mutant that survives them all is a hole in the tests.
 """
 
 from __future__ import annotations
@@ -21,19 +21,23 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from realtime.client.mirror import Mirror
 from realtime.config import LimitsConfig, PublishConfig
-from realtime.engine import Encoding, Engine, Settings, View
+from realtime.engine import Encoding, Settings, View
 from realtime.engine.choice import choose_engine
 from realtime.engine.reference import ReferenceEngine
 from realtime.geo import WORLD
 from realtime.updates import UpdateParser
 from tests import native_mutants
 from tests.conftest import COMPILER, ENGINES
+from tests.engine_machine import EngineMachine
 from tests.faulty_engine import NATIVE, FaultyEngine, build
 from tests.mutants import LOSES_THE_FIRST_OFFER, MUTANTS, Mutant
 from tests.native_mutants import ITSELF, NATIVE_MUTANTS, MakeEngine, NativeMutant
+from tests.node_mutants import NODE_MUTANTS
 from tests.nodes_machine import NodesMachine
 
 pytestmark = pytest.mark.timeout(600)
+
+MACHINES = [EngineMachine, NodesMachine]
 
 GAMES = settings(
     max_examples=300,
@@ -63,43 +67,44 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> FaultyEngine:
     return build(tmp_path_factory.mktemp("faulty"))
 
 
-def play(make: MakeEngine) -> tuple[int, AssertionError | None]:
+def play(make: MakeEngine, machine: type[EngineMachine]) -> tuple[int, Exception | None]:
     """Play until the judge finds something wrong; return how many games that took, and what it said, or None."""
     games = 0
 
-    def make_engine(settings: Settings) -> Engine:
-        nonlocal games
-        games += 1
-        return make(settings)
+    class Machine(machine):  # type: ignore[misc, valid-type]
+        make_engine = staticmethod(make)
 
-    class Machine(NodesMachine):
-        pass
+        def __init__(self) -> None:
+            nonlocal games
+            games += 1
+            super().__init__()
 
-    Machine.make_engine = staticmethod(make_engine)
     try:
         run_state_machine_as_test(Machine, settings=GAMES)
-    except AssertionError as error:
+    except (AssertionError, RuntimeError) as error:  # the latter is how the native engine says that it must not send something
         return games - 1, error  # the last one is played again to tell of it
     return games, None
 
 
-def test_the_engine_itself_survives() -> None:
-    games, error = play(Unexamined)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_engine_itself_survives(machine: type[EngineMachine]) -> None:
+    games, error = play(Unexamined, machine)
     assert error is None, error
     assert games >= GAMES.max_examples
 
 
-def test_the_native_engine_itself_survives(faulty: FaultyEngine) -> None:
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_native_engine_itself_survives(machine: type[EngineMachine], faulty: FaultyEngine) -> None:
     with ITSELF.applied(faulty) as make:
-        games, error = play(make)
+        games, error = play(make, machine)
     assert error is None, error
     assert games >= GAMES.max_examples
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
+@pytest.mark.parametrize("mutant", [*MUTANTS, *NODE_MUTANTS], ids=lambda mutant: mutant.fault)
 def test_a_mutant_is_killed(mutant: Mutant) -> None:
     with mutant.applied():
-        games, error = play(Unexamined)
+        games, error = play(Unexamined, NodesMachine if mutant in NODE_MUTANTS else EngineMachine)
     assert error is not None, f"an engine that {mutant.fault} survived {games} games"
     print(f"killed in game {games}: {error}")
 
@@ -107,7 +112,7 @@ def test_a_mutant_is_killed(mutant: Mutant) -> None:
 @pytest.mark.parametrize("mutant", NATIVE_MUTANTS, ids=lambda mutant: mutant.fault)
 def test_a_native_mutant_is_killed(mutant: NativeMutant, faulty: FaultyEngine) -> None:
     with mutant.applied(faulty) as make:
-        games, error = play(make)
+        games, error = play(make, NodesMachine if mutant.is_of_nodes else EngineMachine)
     assert error is not None, f"a native engine that {mutant.fault} survived {games} games"
     print(f"killed in game {games}: {error}")
 
@@ -118,7 +123,7 @@ def points() -> set[str]:
 
 
 def test_the_engines_are_given_the_same_faults() -> None:
-    assert {mutant.twin for mutant in NATIVE_MUTANTS} - {None} == {mutant.fault for mutant in MUTANTS}
+    assert {mutant.twin for mutant in NATIVE_MUTANTS} - {None} == {mutant.fault for mutant in [*MUTANTS, *NODE_MUTANTS]}
     assert {mutant.point for mutant in NATIVE_MUTANTS} - {""} == points()
 
 
@@ -152,7 +157,7 @@ def test_a_native_mutant_of_what_is_not_there_is_refused(mutant: NativeMutant, f
 
 
 def test_mutants_are_undone() -> None:
-    for mutant in MUTANTS:
+    for mutant in [*MUTANTS, *NODE_MUTANTS]:
         whole = vars(mutant.owner)[mutant.attribute]
         with mutant.applied():
             assert vars(mutant.owner)[mutant.attribute] is not whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.engine import Engine, FeedKind, Merged, Op, Settings, Update
+from realtime.engine import Engine, FeedKind, Merged, Op, Settings, Update, Verdict
 from realtime.engine.choice import choose_engine
 from realtime.engine.states import (
     NESTING_MAX,
@@ -30,11 +31,12 @@ from realtime.geo import WORLD, point
 from realtime.values import VERSION_MAX
 from tests import engine_operations as drawn
 from tests.conftest import ENGINES
-from tests.model_nodes import Told
 
 NOW = 1_700_000_000.0
 SETTINGS = Settings(100, 1_024, 8, 0.05, 40.0, 100)
 POINT = b'{"type":"Point","coordinates":[13.4,52.5]}'
+# A property counts with a colon and a comma, as an update's does.
+LARGEST = b'{"a":"%b"}' % (b"x" * (SETTINGS.entity_bytes - len(POINT) - len('"a":"",')))
 Members = list[Any]
 
 
@@ -132,7 +134,7 @@ GOOD = {
     "the same but for escapes": alive(properties=rb'{"ab":1,"a\"b":2,"a\\b":3}'),
     "as many properties as may be": alive(properties=b'{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1}'),
     "no property": alive(properties=b"{}"),
-    "as many bytes as may be": alive(properties=b'{"a":"%b"}' % (b"x" * (1_024 - len(POINT) - len(b'{"a":""},') + 1))),
+    "as many bytes as may be": alive(properties=LARGEST),
     "a deep property": alive(properties=b'{"a":%b%b}' % (b"[" * 32, b"]" * 32)),
     "numbers as they are written": alive(
         properties=b'{"a":[1e300,-0.5,1e-7,18446744073709551615,-9223372036854775808,1.8446744073709552e19]}'
@@ -207,7 +209,7 @@ BAD = {
     "properties with a comma": alive(properties=b'{"a":1,}'),
     "properties in bytes that are no text": alive(properties=b'{"a":"\xff"}'),
     "too many properties": alive(properties=b'{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1,"i":1}'),
-    "too many bytes": alive(properties=b'{"a":"%b"}' % (b"x" * (1_024 - len(POINT) - len(b'{"a":""},') + 2))),
+    "too many bytes": alive(properties=LARGEST.replace(b"x", b"xx", 1)),
     "a member less": alive()[:-1],
     "a member more": [*alive(), None],
     "an empty array": [],
@@ -256,6 +258,13 @@ def test_this_is_none(raw: bytes, engine: Engine) -> None:
     assert engine.take_feed(feed, 1, 1_000_000) == [join([good, another])], "what is no state was offered"
     assert engine.merge(join([raw]), NOW) == Merged(0, 0, 0, 1)
     engine.verify()
+
+
+def test_as_many_bytes_as_may_be_are_those_of_an_update(engine: Engine) -> None:
+    value = LARGEST.removeprefix(b'{"a":').removesuffix(b"}")
+    update = Update(Op.UPSERT, "a", 1, point(13.4, 52.5), {"a": value}, "", 0.0, 0.5, frozenset(), 0.0)
+    assert engine.apply([update], NOW) == [Verdict.ACCEPTED]
+    assert engine.apply([update._replace(version=2, properties={"a": value[:-1] + b'x"'})], NOW) == [Verdict.TOO_MANY_BYTES]
 
 
 def test_what_is_bad_is_not_stale_though_it_is_old(engine: Engine) -> None:
@@ -349,9 +358,8 @@ def test_the_engines_agree_about_any_bytes(told: list[drawn.MadeUp], edits: list
 
     engine = DualEngine(SETTINGS)
     feed = engine.open_feed(FeedKind.ALL)
-    raws = [made_up(draft.told, 100 + draft.above, draft.below).to_bytes() for draft in told]
-    engine.merge(join(raws), NOW)
-    batch = join(made_up(draft.told, 110 + draft.above, draft.below).to_bytes() for draft in told)
+    assert engine.merge(join(dated(draft, 100) for draft in told), NOW).bad == 0
+    batch = join(dated(draft, 110) for draft in told)
     for at, length, instead in edits:
         at %= len(batch) + 1
         batch = batch[:at] + instead + batch[at + length :]
@@ -359,23 +367,22 @@ def test_the_engines_agree_about_any_bytes(told: list[drawn.MadeUp], edits: list
     assert merged.bad or parts_of(batch)[1]
     engine.verify()
     engine.take_feed(feed, 2, 1_000_000)
-    found = [state for state in map(msgspec.json.decode, engine.search((WORLD,), 24.0, None))]
-    assert len(found) <= engine.statistics()["entities"]
-    for make in (split, split_states):
-        try:
-            parts: Any = make(batch)
-        except ValueError:
-            parts = None
-        if make is split:
-            expected = parts
-        else:
-            assert parts == expected
+    engine.search((WORLD,), 24.0, None)
+    assert cut_or_none(split, batch) == cut_or_none(split_states, batch)
 
 
-def made_up(told: Told, seen: int, below: int) -> Told:
-    from dataclasses import replace
+def dated(draft: drawn.MadeUp, seen: int) -> bytes:
+    seen += draft.above
+    return replace(
+        draft.told, seen=seen, wire=0 if draft.told.reason else seen - draft.below, died=NOW if draft.told.reason else 0.0
+    ).to_bytes()
 
-    return replace(told, seen=seen, wire=0 if told.reason else max(1, seen - below), died=NOW if told.reason else 0.0)
+
+def cut_or_none(cut: Callable[[bytes], Any], batch: bytes) -> Any:
+    try:
+        return cut(batch)
+    except ValueError:
+        return None
 
 
 def test_the_forms_are_what_their_names_say() -> None:
