@@ -62,6 +62,12 @@ STEPS = (
         "rtree", ("rtree",), tuple(f"rtree_{what}_{size}" for size in SIZES for what in ("query", "insert", "move")), ("--repetitions", "1")
     ),
     Step("memory", ("memory", "--parts"), ("connection_bytes",), ("--connections", "1000")),
+    Step(
+        "nodes",
+        ("nodes",),
+        ("bus_changes", "bus_bare", "start_1000000"),
+        ("--rates", "2000", "--seconds", "1", "--entities", "1000", "--city", "2000"),
+    ),
     Step("micro", ("micro",), (), ("--max-time", "0.02")),
     _load("load-1000", ("deltas_1000",), *PACKED, *TO_100, "--viewers", "1000", "--rate", "102000", "--promise", "throughput", *THRICE),
     _load("load-5000", ("deltas_5000",), *PACKED, *TO_100, "--viewers", "5000", "--rate", "65000", "--promise", "throughput", *THRICE),

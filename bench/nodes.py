@@ -110,15 +110,15 @@ class Pair:
         self._move = 0
         self._version = 10
 
-    async def fill(self, seed: int) -> None:
+    async def fill(self, seed: int, entities: int) -> None:
         """Publish the city, and wait until the second node has it."""
-        await self.first.ask({"do": "prepare", "workload": DenseCity.name, "seed": seed, "entities": ENTITIES})
-        features = list(DenseCity(seed, 0, ENTITIES).features())
+        await self.first.ask({"do": "prepare", "workload": DenseCity.name, "seed": seed, "entities": entities})
+        features = list(DenseCity(seed, 0, entities).features())
         for at in range(0, len(features), STORED_BATCH):
             body = b"\n".join(map(msgspec.json.encode, features[at : at + STORED_BATCH]))
             answer = await self.http.post(self.publishing, content=body, headers={"content-type": "application/x-ndjson"})
             answer.raise_for_status()
-        await self._until(self.second, "realtime_entities", ENTITIES)
+        await self._until(self.second, "realtime_entities", entities)
 
     @property
     def publishing(self) -> str:
@@ -303,14 +303,14 @@ async def measure_start(url: str, entities: int) -> tuple[float, int]:
 # The command
 
 
-async def measure_bus(result: Result, rates: Sequence[float], seconds: float, seed: int) -> None:
+async def measure_bus(result: Result, rates: Sequence[float], seconds: float, seed: int, entities: int) -> None:
     """Find the highest rate that the second node keeps up with; compare it with the yardstick; measure latencies below it."""
     windows: list[Window] = []
     async with valkey() as url:
         batches = (ENTRY_BYTES, RedisConfig().shards)
         bare_before = await bare_bytes_per_s(url, seconds, *batches)
         async with pair(url) as nodes:
-            await nodes.fill(seed)
+            await nodes.fill(seed, entities)
             for rate in rates:
                 windows.append(await nodes.window(rate, seconds))
                 print(windows[-1], flush=True)
@@ -356,7 +356,7 @@ async def measure_starts(result: Result, counts: Sequence[int], seed: int) -> No
 async def _run(given: argparse.Namespace) -> int:
     result = Result.begin("nodes", seed=given.seed, options={"rates": given.rates, "seconds": given.seconds, "entities": given.entities})
     if given.part in ("bus", "all"):
-        await measure_bus(result, given.rates, given.seconds, given.seed)
+        await measure_bus(result, given.rates, given.seconds, given.seed, given.city)
     if given.part in ("start", "all"):
         await measure_starts(result, given.entities, given.seed)
     return result.finish(given.json)
@@ -368,5 +368,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--part", choices=("bus", "start", "all"), default="all")
     parser.add_argument("--rates", type=float, nargs="+", default=[25e3, 50e3, 75e3, 100e3, 150e3, 200e3, 250e3])
     parser.add_argument("--seconds", type=float, default=10.0, help="of each window")
+    parser.add_argument("--city", type=int, default=ENTITIES, help="entities that move")
     parser.add_argument("--entities", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="sizes of the store to start on")
     return command_line.run(_run(parser.parse_args(arguments)))

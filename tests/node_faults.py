@@ -24,6 +24,7 @@ WELL_S = 30.0
 LOOK_S = 0.05
 DOWN_S = 0.4
 NOTICED_S = 1.2  # within which a node looks whether the world is still there
+LEASED_S = 30.0  # within which somebody has a lease again
 LAG_INTERVAL_S = 0.5
 QUANTILE = 0.99
 _CLIENT = re.compile(rb"^id=(\d+) .*?\bname=realtime:", re.MULTILINE)
@@ -205,18 +206,22 @@ class Faults:
 
     async def lease_holder_killed(self) -> None:
         """The node that writes most of the store is killed, and comes back."""
-        writers: Counter[str] = Counter()
-        async with self._asking:
-            for key in await self._redis.call("KEYS", "*:writer"):
-                owner = await self._redis.call("GET", key)
-                writers[(owner or b"").decode()] += 1
-        for epoch, _ in writers.most_common():
-            for number, node in enumerate(self._nodes):
-                if (await node.ready())["epoch"] == epoch:
-                    self.counts["leases of the killed"] += writers[epoch]
-                    await self._kill(number)
-                    return
-        await self._kill(self._random.randrange(len(self._nodes)))  # all leases are those of a former life
+        # Right after another fault all leases may be those of a former life, until they run out.
+        end = time.monotonic() + LEASED_S
+        while time.monotonic() < end:
+            writers: Counter[str] = Counter()
+            async with self._asking:
+                for key in await self._redis.call("KEYS", "*:writer"):
+                    owner = await self._redis.call("GET", key)
+                    writers[(owner or b"").decode()] += 1
+            epochs = [(await node.ready())["epoch"] for node in self._nodes]
+            holder = max(range(len(epochs)), key=lambda number: writers[epochs[number]])
+            if writers[epochs[holder]]:
+                self.counts["leases of the killed"] += writers[epochs[holder]]
+                await self._kill(holder)
+                return
+            await asyncio.sleep(LOOK_S)
+        raise AssertionError(f"no node became a writer of the store within {LEASED_S} s: {writers}")
 
     async def node_killed(self) -> None:
         """Any node is killed, and comes back."""

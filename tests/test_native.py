@@ -23,7 +23,7 @@ NATIVE = ROOT / "native"
 FUZZ_S = int(os.environ.get("REALTIME_FUZZ_S", "5"))
 SANITIZED = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fno-sanitize-recover=all"]
 # A sanitizer that finds something must not be overruled from outside.
-ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": "abort_on_error=0:detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": "abort_on_error=0:detect_leaks=1:quarantine_size_mb=64", "UBSAN_OPTIONS": "print_stacktrace=1"}
 JOBS = 2
 LENGTHS = {"fuzz_engine": 1024}  # bytes of an input at most, where a run of more would take long
 FUZZERS = sorted(path.stem for path in (NATIVE / "fuzz").glob("fuzz_*.cpp"))
@@ -95,7 +95,7 @@ def test_fuzzers_find_nothing(tmp_path: Path) -> None:
             f"-seed={seed}",
             f"-max_len={LENGTHS.get(name, 4096)}",
             "-timeout=20",
-            "-rss_limit_mb=2048",
+            "-rss_limit_mb=4096",
             "-print_final_stats=1",
         ]
         output = run(program, *limits, f"-artifact_prefix={found}/", found, *filter(Path.is_dir, [corpus]), timeout_s=FUZZ_S + 60)
