@@ -64,7 +64,7 @@ std::vector<std::string> Engine::expire(double now, size_t deaths_max) {
     std::vector<std::string> ids;
     for (const uint32_t slot : world_.due(now, deaths_max)) {
         ids.emplace_back(world_[slot].id());
-        const Change change = world_.expire(slot, now);
+        const Change change = world_.let_die(slot, true, now);
         match(change, now);
         world_.settle(change);
     }

@@ -188,7 +188,7 @@ bool Engine::end_reload(double now, size_t entities_max) {
         if (!entity.is_alive || entity.serial != standing.serial || entity.named == reload_ || is_untold) {
             continue;
         }
-        const Change change = world_.let_die(standing.slot, now);
+        const Change change = world_.let_die(standing.slot, false, now);
         offer(standing.slot, feeds_.for_merged());
         match(change, now);
         world_.settle(change);

@@ -146,15 +146,13 @@ class World {
     bool merge(const State& state, double now, Change& change);
     // Writes the state of whatever has that slot: of the living, the remembered, or the unknown. Returns its bytes.
     size_t tell(uint32_t slot, Batch& out) const;
-    // Lets a living entity die that is nowhere else, in the version that it has. `settle` must follow.
-    Change let_die(uint32_t slot, double now);
+    // Lets a living entity die in the version that it has: its time has come, or it is nowhere else. `settle` must follow.
+    Change let_die(uint32_t slot, bool is_expired, double now);
     // Versions are given as this node from now on.
     void renumber(uint64_t node_number) { node_number_ = node_number; }
 
     // The slots of the entities whose deadline has come, at most so many, earliest first, then by id.
     std::vector<uint32_t> due(double now, size_t deaths_max);
-    // Lets one of them die. `settle` must follow.
-    Change expire(uint32_t slot, double now);
     void forget_tombstones(double now);
     void settle(const Change& change);
     // When `due` or `forget_tombstones` will have something to do; NEVER.

@@ -50,22 +50,12 @@ std::vector<uint32_t> World::due(double now, size_t deaths_max) {
     return dead;
 }
 
-Change World::expire(uint32_t slot, double now) {
+Change World::let_die(uint32_t slot, bool is_expired, double now) {
     Change change;
     change.slot = slot;
     const Entity& entity = entities_[slot];
     rights_.keep(entity.access);
-    bury(entity.id(), IdTable::hash_of(entity.id()), entity.seen, entity.by_publisher, true, now, now, entity.access);
-    die(slot, change);
-    return change;
-}
-
-Change World::let_die(uint32_t slot, double now) {
-    Change change;
-    change.slot = slot;
-    const Entity& entity = entities_[slot];
-    rights_.keep(entity.access);
-    bury(entity.id(), IdTable::hash_of(entity.id()), entity.seen, entity.by_publisher, false, now, now, entity.access);
+    bury(entity.id(), IdTable::hash_of(entity.id()), entity.seen, entity.by_publisher, is_expired, now, now, entity.access);
     die(slot, change);
     return change;
 }

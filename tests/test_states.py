@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.engine import Engine, FeedKind, Merged, Op, Settings, Update, Verdict
+from realtime.engine import Engine, FeedKind, Merged, Op, Settings, Update, Verdict, states
 from realtime.engine.choice import choose_engine
 from realtime.engine.states import (
     NESTING_MAX,
@@ -393,3 +393,12 @@ def test_the_forms_are_what_their_names_say() -> None:
     assert told.id == "bus-7"
     assert told.geometry == point(13.4, 52.5)
     assert told.properties == {"speed": b"12.5", "line": b'"M41"'}
+
+
+def test_when_a_state_dies() -> None:
+    alive = states.Alive("a", 2, True, 1, 5.0, 0.0, "", 0.0, 0.5, ["public"], b'{"type":"Point","coordinates":[0,0]}', b"{}")
+    assert states.death(states.write(alive)) == states.NEVER
+    assert states.death(states.write(msgspec.structs.replace(alive, deadline=7.0))) == 7.0
+    assert states.death(states.write(states.Dead("a", 2, True, 9.0, False, ["public"]))) == 9.0
+    for nothing in (states.write(states.Unknown("a")), b"", b"\xc1", b"\x96", b"\x96\xff\xff\xff\xff\xff\xff"):
+        assert states.death(nothing) == states.NEVER

@@ -21,6 +21,7 @@ from redis.exceptions import ResponseError
 
 from realtime.cluster.link import BLOCK_MS, Link
 from realtime.cluster.shards import START, Cut, Found, Shard, StreamId, judge, parse_stream_id
+from realtime.cluster.trouble import WrongFormat
 from realtime.engine import FeedKind
 from realtime.errors import ErrorCode, Refused
 from realtime.node import Node
@@ -236,7 +237,7 @@ async def read_id(link: Link, shard: Shard, key: str) -> StreamId:
     try:
         return START if id is None else parse_stream_id(id)
     except ValueError:
-        raise ResponseError(f"WRONGTYPE {key} has no id of a stream") from None
+        raise WrongFormat(f"{key} has no id of a stream") from None
 
 
 def unavailable() -> Refused:
@@ -249,9 +250,5 @@ def _positions(shards: Iterable[Shard]) -> dict[Any, Any]:
 
 
 def _streams(answer: Any) -> Iterable[tuple[bytes, Any]]:
-    """Return the streams of an answer of XREAD, which is a list or a map by the protocol in use."""
-    if not answer:
-        return ()
-    if isinstance(answer, dict):
-        return ((name, [entry for part in entries for entry in part]) for name, entries in answer.items())
-    return ((name, entries) for name, entries in answer if entries)
+    """Return the streams of an answer of XREAD with their entries; none where nothing came in time."""
+    return ((name, entries) for name, entries in answer or () if entries)

@@ -212,7 +212,7 @@ class Cluster:
         while True:
             try:
                 await self._writer.run(lambda: self._clear(STORE))
-            except ResponseError as error:
+            except (ResponseError, WrongFormat) as error:
                 self._note(STORE, error)
             finally:
                 self._writer.stop()
@@ -222,13 +222,18 @@ class Cluster:
     # Trouble
 
     def _note(self, part: str, error: Exception) -> None:
-        """Note what a part suffers from; a bug is said in full."""
+        """Note what a part suffers from; a bug is said in full, an error of Redis' never: it may repeat what was sent."""
         word = self._trouble.note(part, error)
         if word == "other":
-            logger.error("%s: an error without a class", part, exc_info=error)
+            logger.error("%s: %s, which has no class", part, type(error).__name__, exc_info=None if _is_redis(error) else error)
         self._node.counters.troubles[word] += 1
         self._node.degraded = self._node.degraded | {part: word}
 
     def _clear(self, part: str) -> None:
         self._trouble.clear(part)
         self._node.degraded = {name: word for name, word in self._node.degraded.items() if name != part}
+
+
+def _is_redis(error: BaseException) -> bool:
+    """Whether an error, or one of a group, is of Redis' own."""
+    return any(map(_is_redis, error.exceptions)) if isinstance(error, BaseExceptionGroup) else isinstance(error, RedisError)

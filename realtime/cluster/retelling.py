@@ -7,9 +7,8 @@ what lives here, and where a reload let that die it is no newer: the entity woul
 from __future__ import annotations
 
 from realtime.engine.choice import choose_batches
+from realtime.engine.states import ALIVE, DEAD
 from realtime.node import Node
-
-_ALIVE, _DEAD = 0x9C, 0x96  # the first byte of a state: an array of twelve members, or of six
 
 
 class Retelling:
@@ -35,10 +34,10 @@ class Retelling:
             parts = [state for _, state in self._split(batch)]
         except ValueError:
             return batch
-        alive = [state for state in parts if state[0] == _ALIVE]
+        alive = [state for state in parts if state[0] == ALIVE]
         if len(alive) == len(parts):
             return batch
-        self._deaths.append(self._join([state for state in parts if state[0] == _DEAD]))
+        self._deaths.append(self._join([state for state in parts if state[0] == DEAD]))
         return self._join(alive)
 
     async def end(self) -> None:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 from redis.asyncio import Redis
 
 from realtime.cluster.bus import Bus, read_id
@@ -25,14 +24,13 @@ from realtime.cluster.link import Link
 from realtime.cluster.shards import START, Shard, StreamId
 from realtime.engine import FeedKind
 from realtime.engine.choice import choose_batches
+from realtime.engine.states import UNKNOWN, death
 from realtime.node import Node
 
 SCAN_STATES = 1000  # per answer of a scan
 CHUNK_BYTES = 256 * 1024  # of states, written in one transaction
 TRIM_INTERVAL_S = 5.0
 PROGRESS_S = 2.0
-DEAD_MEMBERS = 6
-NEVER = float("inf")
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +91,6 @@ class Writer:
         self._leased: set[int] = set()  # those, and after the end of a run those whose lease may not have run out
         self._trimmed = 0.0
         self._sweeping: tuple[int, int] = (0, 0)  # shard and cursor of the sweep's next page
-
-    @property
-    def shards(self) -> int:
-        """How many shards this node writes."""
-        return len(self._applied)
 
     async def run(self, on_written: Callable[[], None]) -> None:
         """Take leases and write, until something fails; `on_written` hears of every round that did not."""
@@ -186,7 +179,7 @@ class Writer:
         alive: dict[str, bytes] = {}
         gone: list[str] = []
         for id, state in self._split(batch) if batch else ():
-            if len(state) and state[0] == 0x91:  # its id alone: neither alive nor remembered
+            if state[0] == UNKNOWN:
                 gone.append(id)
             else:
                 alive[id] = state
@@ -231,7 +224,7 @@ class Writer:
         cursor, found = await _scan(client, shard, cursor)
         self._sweeping = (number, cursor) if cursor else ((number + 1) % len(self._bus.shards), 0)
         old = self._node.now() - 2 * self._node.config.limits.tombstone_s
-        gone = [id for id, state in found.items() if _death(state) < old]
+        gone = [id for id, state in found.items() if death(state) < old]
         if gone:
             try:
                 async with client.pipeline(transaction=True) as pipe:
@@ -246,13 +239,3 @@ async def _scan(client: Redis, shard: Shard, cursor: int) -> tuple[int, dict[byt
     """Return the next cursor, 0 at the end, and a page of a hash."""
     answer: Any = await client.hscan(shard.entities, cursor, count=SCAN_STATES)
     return int(answer[0]), answer[1]
-
-
-def _death(state: bytes) -> float:
-    """Return when a stored state died or will; never, where it has no deadline or cannot be read."""
-    try:
-        members = msgspec.msgpack.decode(state)
-        died = members[3] if len(members) == DEAD_MEMBERS else members[5] or NEVER
-    except (msgspec.DecodeError, RecursionError, TypeError, IndexError):
-        return NEVER
-    return died if isinstance(died, float) else NEVER

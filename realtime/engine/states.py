@@ -26,6 +26,9 @@ PRINCIPALS_MAX = 1_000  # of one entity
 PRINCIPAL_BYTES_MAX = 256
 NESTING_MAX = 8  # of arrays and maps in what may be a state; a real one nests two deep
 
+ALIVE, DEAD, UNKNOWN = 0x9C, 0x96, 0x91  # the first byte of a state: an array of twelve members, of six, of one
+NEVER = float("inf")
+
 _ARRAY32 = 0xDD
 _HEAD_BYTES = 5
 
@@ -80,9 +83,9 @@ class Told(NamedTuple):
 _encode = msgspec.msgpack.Encoder().encode
 # The first byte of a state says how many members it has, and by that what it is.
 _DECODERS: dict[int, msgspec.msgpack.Decoder[Any]] = {
-    0x9C: msgspec.msgpack.Decoder(Alive),
-    0x96: msgspec.msgpack.Decoder(Dead),
-    0x91: msgspec.msgpack.Decoder(Unknown),
+    ALIVE: msgspec.msgpack.Decoder(Alive),
+    DEAD: msgspec.msgpack.Decoder(Dead),
+    UNKNOWN: msgspec.msgpack.Decoder(Unknown),
 }
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _json = msgspec.json.Encoder().encode
@@ -91,6 +94,16 @@ _json = msgspec.json.Encoder().encode
 def write(state: Alive | Dead | Unknown) -> bytes:
     """Return a state's bytes."""
     return _encode(state)
+
+
+def death(raw: bytes) -> float:
+    """Return when the entity of a state died or will; `NEVER` where it has no deadline or the state cannot be read."""
+    decoder = _DECODERS.get(raw[0]) if raw else None
+    try:
+        state = None if decoder is None else decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return NEVER
+    return state.died if isinstance(state, Dead) else state.deadline or NEVER if isinstance(state, Alive) else NEVER
 
 
 def in_order(access: Iterable[str]) -> list[str]:
